@@ -1,0 +1,474 @@
+//! Everything the cloud wants on this host, and what of it can be had.
+//!
+//! The store keeps for each object the last version that passed its checks: a
+//! bad change is reported and changes nothing. Two ports that claim the same
+//! tap or address are settled here, the same way everywhere: the one created
+//! first has it, ties go to the smaller id.
+//!
+//! The cost of a change depends on what it touches (the port, the ports of the
+//! subnet, those it is in conflict with), not on how much else there is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    AddressGroupId, GroupId, IfName, PortId, SubnetId,
+    document::{Object, ObjectId},
+    group::{AddressGroup, Group},
+    port::{CheckedPort, Port},
+    problem::Problem,
+    subnet::Subnet,
+};
+
+/// What happened to one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is new, or another.
+    Set {
+        /// The object, whole.
+        object: Object,
+        /// The file or message it came from.
+        origin: Arc<str>,
+    },
+    /// It is there, but can't be read: what was known of it stays.
+    Bad(Problem),
+    /// It is gone.
+    Gone,
+}
+
+/// What an update came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Taps whose plan may be another one now.
+    pub taps: BTreeSet<IfName>,
+    /// Objects that are now in force in this version.
+    pub accepted: Vec<Object>,
+    /// Objects that are no longer there.
+    pub gone: Vec<ObjectId>,
+}
+
+/// The store.
+#[derive(Debug, Default)]
+pub struct Intent {
+    subnets: BTreeMap<SubnetId, Entry<Subnet>>,
+    groups: BTreeMap<GroupId, Entry<Group>>,
+    address_groups: BTreeMap<AddressGroupId, Entry<AddressGroup>>,
+    ports: BTreeMap<PortId, PortEntry>,
+    /// Ports that want an address from a subnet, known or not.
+    users: BTreeMap<SubnetId, BTreeSet<PortId>>,
+    claims: BTreeMap<Claim, BTreeSet<PortId>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    /// The version in force.
+    good: Option<Arc<T>>,
+    /// Why the newest version isn't.
+    problem: Option<Problem>,
+}
+
+/// A port and what became of it.
+#[derive(Debug, Default)]
+pub struct PortEntry {
+    /// The newest version that could be read.
+    wanted: Option<Arc<Port>>,
+    /// Where that came from.
+    origin: Arc<str>,
+    /// The newest version that passed its checks: the one in force.
+    good: Option<Arc<CheckedPort>>,
+    /// Why what is newer than `wanted` can't be read.
+    unreadable: Option<Problem>,
+    /// Why `wanted` isn't in force.
+    failing: Option<Problem>,
+    /// Which older port has what this one claims.
+    conflict: Option<Problem>,
+}
+
+impl PortEntry {
+    /// The version in force, if it holds all that it claims.
+    #[must_use]
+    pub fn effective(&self) -> Option<&Arc<CheckedPort>> {
+        self.good.as_ref().filter(|_| self.conflict.is_none())
+    }
+
+    /// The version in force, or else the newest that could be read.
+    #[must_use]
+    pub fn port(&self) -> Option<&Arc<Port>> {
+        self.good
+            .as_ref()
+            .map(|good| &good.port)
+            .or(self.wanted.as_ref())
+    }
+
+    /// What is wrong with it.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.unreadable
+            .iter()
+            .chain(&self.failing)
+            .chain(&self.conflict)
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let Some(good) = &self.good else {
+            return Vec::new();
+        };
+        let addresses = good
+            .addresses
+            .iter()
+            .map(|(address, _)| Claim::Address(*address));
+        addresses.chain([Claim::Tap(good.port.tap)]).collect()
+    }
+
+    /// Of several claimants the smallest has it.
+    fn seniority<'a>(&self, id: &'a PortId) -> (Option<jiff::Timestamp>, &'a PortId) {
+        (self.good.as_ref().map(|good| good.port.created), id)
+    }
+}
+
+/// What only one port of a host can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Tap(IfName),
+    Address(IpAddr),
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tap(name) => write!(f, "tap {name}"),
+            Self::Address(address) => write!(f, "address {address}"),
+        }
+    }
+}
+
+impl Intent {
+    /// Takes changes in.
+    pub fn update(&mut self, changes: impl IntoIterator<Item = (ObjectId, Change)>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut dirty: BTreeSet<PortId> = BTreeSet::new();
+        let mut gone: BTreeSet<PortId> = BTreeSet::new();
+        for (id, change) in changes {
+            if change == Change::Gone {
+                outcome.gone.push(id.clone());
+            }
+            match id {
+                ObjectId::Port(id) => {
+                    if change == Change::Gone {
+                        gone.insert(id.clone());
+                    } else {
+                        gone.remove(&id);
+                    }
+                    self.set_port(&id, change);
+                    dirty.insert(id);
+                }
+                ObjectId::Subnet(id) => {
+                    let object = |o| {
+                        if let Object::Subnet(o) = o {
+                            Some(o)
+                        } else {
+                            None
+                        }
+                    };
+                    if let Some(new) = set(&mut self.subnets, &id, change, object) {
+                        dirty.extend(self.users.get(&id).into_iter().flatten().cloned());
+                        outcome.accepted.extend(new.map(Object::Subnet));
+                    }
+                }
+                ObjectId::Group(id) => {
+                    let object = |o| {
+                        if let Object::Group(o) = o {
+                            Some(o)
+                        } else {
+                            None
+                        }
+                    };
+                    let new = set(&mut self.groups, &id, change, object).flatten();
+                    outcome.accepted.extend(new.map(Object::Group));
+                }
+                ObjectId::AddressGroup(id) => {
+                    let object = |o| {
+                        if let Object::AddressGroup(o) = o {
+                            Some(o)
+                        } else {
+                            None
+                        }
+                    };
+                    let new = set(&mut self.address_groups, &id, change, object).flatten();
+                    outcome.accepted.extend(new.map(Object::AddressGroup));
+                }
+            }
+        }
+        self.settle(&dirty, &gone, &mut outcome);
+        outcome
+    }
+
+    /// The port that has the tap, if one has.
+    #[must_use]
+    pub fn on_tap(&self, tap: IfName) -> Option<&Arc<CheckedPort>> {
+        let claimants = self.claims.get(&Claim::Tap(tap))?;
+        claimants
+            .iter()
+            .find_map(|id| self.ports.get(id)?.effective())
+    }
+
+    /// All ports, by id.
+    pub fn ports(&self) -> impl Iterator<Item = (&PortId, &PortEntry)> {
+        self.ports.iter()
+    }
+
+    /// One port.
+    #[must_use]
+    pub fn port(&self, id: &PortId) -> Option<&PortEntry> {
+        self.ports.get(id)
+    }
+
+    /// The security group in force.
+    #[must_use]
+    pub fn group(&self, id: &GroupId) -> Option<&Arc<Group>> {
+        self.groups.get(id)?.good.as_ref()
+    }
+
+    /// The address group in force.
+    #[must_use]
+    pub fn address_group(&self, id: &AddressGroupId) -> Option<&Arc<AddressGroup>> {
+        self.address_groups.get(id)?.good.as_ref()
+    }
+
+    /// The subnet in force.
+    #[must_use]
+    pub fn subnet(&self, id: &SubnetId) -> Option<&Arc<Subnet>> {
+        self.subnets.get(id)?.good.as_ref()
+    }
+
+    /// Every object there is, also those that are only known as bad.
+    pub fn ids(&self) -> impl Iterator<Item = ObjectId> {
+        let subnets = self.subnets.keys().cloned().map(ObjectId::Subnet);
+        let groups = self.groups.keys().cloned().map(ObjectId::Group);
+        let address_groups = self
+            .address_groups
+            .keys()
+            .cloned()
+            .map(ObjectId::AddressGroup);
+        let ports = self.ports.keys().cloned().map(ObjectId::Port);
+        subnets.chain(groups).chain(address_groups).chain(ports)
+    }
+
+    /// What is wrong with the objects.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let subnets = self.subnets.values().filter_map(|e| e.problem.as_ref());
+        let groups = self.groups.values().filter_map(|e| e.problem.as_ref());
+        let address_groups = self
+            .address_groups
+            .values()
+            .filter_map(|e| e.problem.as_ref());
+        let ports = self.ports.values().flat_map(PortEntry::problems);
+        subnets.chain(groups).chain(address_groups).chain(ports)
+    }
+
+    /// Notes what is wanted of a port; `settle` judges it.
+    fn set_port(&mut self, id: &PortId, change: Change) {
+        let entry = self.ports.entry(id.clone()).or_default();
+        let (wanted, origin) = match change {
+            Change::Set {
+                object: Object::Port(port),
+                origin,
+            } => (Some(port), origin),
+            Change::Gone => (None, Arc::default()),
+            Change::Bad(problem) => {
+                entry.unreadable = Some(problem);
+                return;
+            }
+            // An id of one kind never comes with an object of another.
+            Change::Set { .. } => return,
+        };
+        for subnet in subnets_of(entry.wanted.as_deref()) {
+            if let Some(users) = self.users.get_mut(subnet) {
+                users.remove(id);
+                if users.is_empty() {
+                    self.users.remove(subnet);
+                }
+            }
+        }
+        for subnet in subnets_of(wanted.as_deref()) {
+            self.users
+                .entry(subnet.clone())
+                .or_default()
+                .insert(id.clone());
+        }
+        entry.wanted = wanted;
+        entry.origin = origin;
+        entry.unreadable = None;
+    }
+
+    /// Checks the dirty ports against their subnets, then settles again who
+    /// has what among them and all ports that they are, or were, in conflict
+    /// with.
+    fn settle(&mut self, dirty: &BTreeSet<PortId>, gone: &BTreeSet<PortId>, outcome: &mut Outcome) {
+        let mut disputed: BTreeSet<PortId> = BTreeSet::new();
+        for id in dirty {
+            let Some(entry) = self.ports.get_mut(id) else {
+                continue;
+            };
+            let old = entry.claims();
+            if gone.contains(id) {
+                self.ports.remove(id);
+            } else {
+                let subnets = &self.subnets;
+                let lookup = |id: &SubnetId| subnets.get(id)?.good.clone();
+                entry.check(lookup, outcome);
+                disputed.insert(id.clone());
+            }
+            let new = self
+                .ports
+                .get(id)
+                .map(PortEntry::claims)
+                .unwrap_or_default();
+            self.reclaim(id, &old, &new);
+            for claim in old.iter().chain(&new) {
+                if let Claim::Tap(tap) = claim {
+                    outcome.taps.insert(*tap);
+                }
+                disputed.extend(self.claims.get(claim).into_iter().flatten().cloned());
+            }
+        }
+        self.judge(disputed, outcome);
+    }
+
+    fn reclaim(&mut self, id: &PortId, old: &[Claim], new: &[Claim]) {
+        for claim in old {
+            if let Some(claimants) = self.claims.get_mut(claim) {
+                claimants.remove(id);
+                if claimants.is_empty() {
+                    self.claims.remove(claim);
+                }
+            }
+        }
+        for claim in new {
+            self.claims.entry(*claim).or_default().insert(id.clone());
+        }
+    }
+
+    /// Gives out claims in order of seniority: who finds one taken gets none.
+    /// A verdict can free what a third port waits for, so all that hang
+    /// together are judged together; nearly always that is one port.
+    fn judge(&mut self, seeds: BTreeSet<PortId>, outcome: &mut Outcome) {
+        let mut together: BTreeMap<PortId, Vec<Claim>> = BTreeMap::new();
+        let mut queue: Vec<PortId> = seeds.into_iter().collect();
+        while let Some(id) = queue.pop() {
+            let Some(entry) = self.ports.get(&id) else {
+                continue;
+            };
+            if together.contains_key(&id) {
+                continue;
+            }
+            let claims = entry.claims();
+            queue.extend(
+                claims
+                    .iter()
+                    .filter_map(|c| self.claims.get(c))
+                    .flatten()
+                    .cloned(),
+            );
+            together.insert(id, claims);
+        }
+        let mut order: Vec<&PortId> = together.keys().collect();
+        order.sort_by_key(|id| self.ports.get(id).map(|entry| entry.seniority(id)));
+        let order: Vec<PortId> = order.into_iter().cloned().collect();
+        let mut taken: BTreeMap<Claim, PortId> = BTreeMap::new();
+        for id in order {
+            let claims = together.remove(&id).unwrap_or_default();
+            let lost = claims
+                .iter()
+                .find_map(|claim| Some((claim, taken.get(claim)?)));
+            let verdict = lost.map(|(claim, holder)| (claim.to_string(), holder.clone()));
+            if verdict.is_none() {
+                taken.extend(claims.iter().map(|claim| (*claim, id.clone())));
+            }
+            let Some(entry) = self.ports.get_mut(&id) else {
+                continue;
+            };
+            if entry.set_conflict(&id, verdict) {
+                outcome
+                    .taps
+                    .extend(entry.good.as_ref().map(|good| good.port.tap));
+            }
+        }
+    }
+}
+
+impl PortEntry {
+    fn check(&mut self, subnet: impl Fn(&SubnetId) -> Option<Arc<Subnet>>, outcome: &mut Outcome) {
+        let Some(wanted) = &self.wanted else { return };
+        match wanted.check(subnet) {
+            Ok(checked) => {
+                self.failing = None;
+                if self.good.as_deref() != Some(&checked) {
+                    self.good = Some(Arc::new(checked));
+                    outcome.accepted.push(Object::Port(Arc::clone(wanted)));
+                }
+            }
+            Err((field, reason)) => {
+                self.failing = Some(Problem {
+                    origin: self.origin.to_string(),
+                    object: ObjectId::Port(wanted.id.clone()).to_string(),
+                    field: field.to_owned(),
+                    reason,
+                });
+            }
+        }
+    }
+
+    /// Returns whether the verdict is another one than before.
+    fn set_conflict(&mut self, id: &PortId, lost: Option<(String, PortId)>) -> bool {
+        let before = self.conflict.is_some();
+        self.conflict = lost.map(|(claim, holder)| Problem {
+            origin: self.origin.to_string(),
+            object: ObjectId::Port(id.clone()).to_string(),
+            field: claim.split(' ').next().unwrap_or_default().to_owned(),
+            reason: format!("{claim} belongs to port {holder}, which was created first"),
+        });
+        before != self.conflict.is_some()
+    }
+}
+
+fn subnets_of(port: Option<&Port>) -> impl Iterator<Item = &SubnetId> {
+    port.into_iter()
+        .flat_map(|port| port.addresses.iter().map(|a| &a.subnet))
+}
+
+/// Takes a change into one of the plain maps. Returns `Some` if the version in
+/// force is another one now: the new one, or `None` inside if it is gone.
+fn set<K: Ord + Clone, T: PartialEq>(
+    map: &mut BTreeMap<K, Entry<T>>,
+    id: &K,
+    change: Change,
+    object: impl Fn(Object) -> Option<Arc<T>>,
+) -> Option<Option<Arc<T>>> {
+    match change {
+        Change::Set { object: new, .. } => {
+            let new = object(new)?;
+            let old = map.insert(
+                id.clone(),
+                Entry {
+                    good: Some(Arc::clone(&new)),
+                    problem: None,
+                },
+            );
+            let same = old.is_some_and(|old| old.good.as_ref() == Some(&new));
+            (!same).then_some(Some(new))
+        }
+        Change::Bad(problem) => {
+            map.entry(id.clone())
+                .or_insert(Entry {
+                    good: None,
+                    problem: None,
+                })
+                .problem = Some(problem);
+            None
+        }
+        Change::Gone => map.remove(id)?.good.map(|_| None),
+    }
+}
