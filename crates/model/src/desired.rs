@@ -36,6 +36,8 @@ pub enum Key {
 pub enum Value {
     /// A setting with exactly this value.
     Number(i64),
+    /// A setting that this kernel, or this namespace, doesn't have.
+    Unavailable,
     /// A setting that is wanted no smaller; a larger one is somebody's choice.
     AtLeast(i64),
     /// A hardware address: of a link, or of a permanent neighbour entry.
@@ -200,6 +202,7 @@ impl fmt::Display for Value {
         match self {
             Self::Number(n) => write!(f, "{n}"),
             Self::AtLeast(n) => write!(f, "at least {n}"),
+            Self::Unavailable => f.write_str("not available"),
             Self::Mac(mac) => write!(f, "{mac}"),
             Self::Mtu(mtu) => write!(f, "{mtu}"),
             Self::Up(true) => f.write_str("up"),

@@ -1,1 +1,53 @@
-//! plan
+//! Every networking decision of l2isolate, as pure functions.
+//!
+//! ```text
+//!   plan(intent, taps, config) ──▶ Desired
+//! ```
+//!
+//! A host's plan is the sum of the plans of its taps ([`tap::plan`]) and of
+//! the host itself ([`host::plan`]). No two of them want the same object, so
+//! when one tap or port changes it is enough to plan that tap again; [`plan`]
+//! over everything says the same, and a test holds the two together.
+//!
+//! No I/O, no clock, no randomness. [`order::KernelRules`] tells the reconcile
+//! engine in which order the objects go into the kernel, and why.
+
+pub mod config;
+pub mod host;
+pub mod order;
+pub mod tap;
+
+use std::collections::BTreeMap;
+
+use l2isolate_model::{IfName, desired::Objects, intent::Intent, tap::Tap};
+
+pub use config::Config;
+pub use order::{KernelRules, Owner};
+
+/// A tap, and whether it carries objects of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapView<'a> {
+    /// The device.
+    pub tap: &'a Tap,
+    /// Addresses or neighbours with our protocol number are on it: it was some
+    /// port's tap, whatever the intent says now.
+    pub marked: bool,
+}
+
+/// What everybody wants: each owner's objects.
+pub type Desired = BTreeMap<Owner, Objects>;
+
+/// The whole host's plan.
+#[must_use]
+pub fn plan(intent: &Intent, taps: &BTreeMap<IfName, TapView<'_>>, config: &Config) -> Desired {
+    let taps = taps.iter().map(|(name, view)| {
+        let port = intent.on_tap(*name);
+        (
+            Owner::Tap(*name),
+            tap::plan(*name, Some(view), port.map(AsRef::as_ref), config),
+        )
+    });
+    taps.chain([(Owner::Host, host::plan(config))])
+        .filter(|(_, objects)| !objects.is_empty())
+        .collect()
+}

@@ -1,0 +1,40 @@
+//! What an operator decides about the plan.
+
+use std::net::Ipv6Addr;
+
+use ipnet::IpNet;
+use l2isolate_model::Mac;
+
+/// Metric of the route to a guest, unless configured. Smaller than what
+/// routing daemons give to what they learn (FRR 20, BIRD 32): a guest that is
+/// here is reached here, also when another host announces it.
+pub const ROUTE_METRIC: u32 = 5;
+
+/// What is added to the metric of a guest's route for the floor behind it:
+/// zebra reads the upper eight bits as administrative distance 200.
+const FLOOR: u32 = 200 << 24;
+
+/// Settings of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Metric of routes that are announced; with the protocol number it tells
+    /// a routing daemon which routes are ours to announce.
+    pub route_metric: u32,
+    /// The host's own prefixes to announce beside the guests'.
+    pub loopbacks: Vec<IpNet>,
+    /// Hardware address of every tap's host end, on every host the same: a
+    /// guest that migrates keeps its neighbour cache.
+    pub tap_mac: Mac,
+    /// Link-local address of every tap's host end, on every host the same.
+    pub gateway_link_local: Ipv6Addr,
+    /// Whether settings of the host as a whole are ours to make.
+    pub manage_host: bool,
+}
+
+impl Config {
+    /// Metric of the floor route behind a guest's route.
+    #[must_use]
+    pub fn floor_metric(&self) -> u32 {
+        FLOOR | self.route_metric
+    }
+}

@@ -1,0 +1,106 @@
+//! In which order objects go into the kernel and out of it.
+//!
+//! Two rules must hold at every moment, also half-way through a change:
+//!
+//! * The host answers ARP on a tap (`proxy_arp`) only while every address of
+//!   the guest is routed to somewhere else than the default route. Otherwise it
+//!   would answer the guest's own duplicate-address probe, and the guest would
+//!   give its address up. So `proxy_arp` opens last and closes first.
+//! * A guest's route is what announces it to the fabric: it goes in when the
+//!   gateway and the neighbour entry are there to serve what it attracts.
+
+use l2isolate_model::{
+    IfName,
+    desired::{Key, Knob, Value},
+};
+use l2isolate_reconcile::Rules;
+
+/// Who wants objects: the unit that is planned as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// The host itself.
+    Host,
+    /// A tap, with the port on it.
+    Tap(IfName),
+}
+
+/// The rules for kernel objects.
+#[derive(Debug)]
+pub enum KernelRules {}
+
+/// Steps of a batch, first to last.
+#[repr(u8)]
+enum Step {
+    /// Stop answering ARP.
+    Close,
+    /// Settings of host and tap.
+    Setting,
+    /// Hardware address and MTU, before the link is switched on.
+    Link,
+    /// The switch itself; routes need it.
+    Up,
+    /// Gateway addresses.
+    Address,
+    /// The unreachable routes behind the guests' routes.
+    Floor,
+    /// Neighbour entries.
+    Neighbour,
+    /// The guests' routes: the guest is announced.
+    Route,
+    /// Answer ARP.
+    Open,
+}
+
+fn is_floor(metric: u32) -> bool {
+    metric >> 24 != 0
+}
+
+impl Rules for KernelRules {
+    type Key = Key;
+    type Value = Value;
+    type Owner = Owner;
+
+    fn satisfies(desired: &Value, observed: &Value) -> bool {
+        match (desired, observed) {
+            // The kernel, or this kernel in this namespace, doesn't have it.
+            (_, Value::Unavailable) => true,
+            (Value::AtLeast(least), Value::Number(number)) => number >= least,
+            _ => desired == observed,
+        }
+    }
+
+    fn deletable(key: &Key) -> bool {
+        match key {
+            Key::Address(..) | Key::Neighbour(..) | Key::Route(..) => true,
+            // Properties of devices and of the host: they have some value always.
+            Key::Sysctl(..) | Key::Mac(_) | Key::Mtu(_) | Key::Up(_) => false,
+        }
+    }
+
+    fn order(key: &Key, desired: Option<&Value>) -> u8 {
+        let step = match key {
+            Key::Sysctl(Knob::TapProxyArp, _) if desired == Some(&Value::Number(0)) => Step::Close,
+            Key::Sysctl(Knob::TapProxyArp, _) => Step::Open,
+            Key::Sysctl(..) => Step::Setting,
+            Key::Mac(_) | Key::Mtu(_) => Step::Link,
+            Key::Up(_) => Step::Up,
+            Key::Address(..) => Step::Address,
+            Key::Route(_, metric) if is_floor(*metric) => Step::Floor,
+            Key::Neighbour(..) => Step::Neighbour,
+            Key::Route(..) => Step::Route,
+        };
+        step as u8
+    }
+
+    fn waits_for(key: &Key, desired: &Value, other: &Key) -> bool {
+        let opening =
+            matches!(key, Key::Sysctl(Knob::TapProxyArp, _)) && *desired != Value::Number(0);
+        // `arp_ignore` and `proxy_arp_pvlan` decide for whom it answers.
+        let guarded = match other {
+            Key::Route(..) => true,
+            Key::Sysctl(knob, _) => matches!(knob, Knob::TapArpIgnore | Knob::TapProxyArpPvlan),
+            _ => false,
+        };
+        opening && guarded
+    }
+}

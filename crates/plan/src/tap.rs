@@ -1,0 +1,126 @@
+//! What a tap wants: the wiring of one port, both families alike.
+//!
+//! | the tap's port is | link | gateway, neighbours | floor | route (announced) | proxy ARP |
+//! |---|---|---|---|---|---|
+//! | active, or outgoing | up | yes | yes | yes | on |
+//! | incoming | up | yes | no: the guest still runs elsewhere | no | off |
+//! | administratively down | down | no | no | no | off |
+//! | not there, but was once | as found | no | no | no | off |
+//! | not there | as found | no | no | no | as found |
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use l2isolate_model::{
+    IfName,
+    desired::{Key, Knob, Objects, Target, Value},
+    port::{BindingState, CheckedPort},
+};
+
+use crate::{Config, TapView};
+
+/// Settings of a tap that are the same for every port. `proxy_arp` is not
+/// among them: it opens and closes with the port.
+const SETTINGS: &[(Knob, i64)] = &[
+    (Knob::TapForwarding4, 1),
+    // Strict would drop what guests send from address pairs, which have no
+    // route back to the tap. Anti-spoofing is the firewall's.
+    (Knob::TapRpFilter, 0),
+    // Only the gateway's own addresses; not the hypervisor's loopback.
+    (Knob::TapArpIgnore, 1),
+    (Knob::TapAcceptRedirects4, 0),
+    (Knob::TapSendRedirects, 0),
+    (Knob::TapSourceRoute4, 0),
+    (Knob::TapProxyArpPvlan, 0),
+    // The default is a random wait of up to 0.8 s before each answer.
+    (Knob::TapProxyDelay4, 0),
+    (Knob::TapDisable6, 0),
+    (Knob::TapForwarding6, 1),
+    (Knob::TapAcceptRa, 0),
+    (Knob::TapAcceptRedirects6, 0),
+    (Knob::TapAcceptDad, 0),
+    (Knob::TapProxyDelay6, 0),
+];
+
+/// Plans one tap: `view` is the device if there is one, `port` the port that
+/// has it. A port without a device, and a device without a port, are states
+/// like any other.
+#[must_use]
+pub fn plan(
+    name: IfName,
+    view: Option<&TapView<'_>>,
+    port: Option<&CheckedPort>,
+    config: &Config,
+) -> Objects {
+    let Some(view) = view else {
+        return Objects::new();
+    };
+    match port {
+        Some(port) if port.port.admin_state_up => wired(name, port, config),
+        Some(_) => Objects::from([proxy_arp(name, false), (Key::Up(name), Value::Up(false))]),
+        None if view.marked => Objects::from([proxy_arp(name, false)]),
+        None => Objects::new(),
+    }
+}
+
+fn proxy_arp(name: IfName, on: bool) -> (Key, Value) {
+    (
+        Key::Sysctl(Knob::TapProxyArp, Some(name)),
+        Value::Number(on.into()),
+    )
+}
+
+fn wired(name: IfName, port: &CheckedPort, config: &Config) -> Objects {
+    let mut objects: Objects = SETTINGS
+        .iter()
+        .map(|(knob, value)| (Key::Sysctl(*knob, Some(name)), Value::Number(*value)))
+        .collect();
+    objects.extend([
+        (Key::Mac(name), Value::Mac(config.tap_mac)),
+        (Key::Mtu(name), Value::Mtu(port.port.mtu)),
+        (Key::Up(name), Value::Up(true)),
+    ]);
+    let link_local = IpAddr::from(config.gateway_link_local);
+    for address in gateways(port).chain([link_local]) {
+        objects.insert(Key::Address(name, on_link(address)), Value::Address);
+    }
+    let here = match port.port.binding.state {
+        BindingState::Active | BindingState::Outgoing => true,
+        BindingState::Incoming => false,
+    };
+    objects.extend([proxy_arp(name, here)]);
+    for (address, _) in &port.addresses {
+        objects.insert(Key::Neighbour(name, *address), Value::Mac(port.port.mac));
+        if here {
+            let prefix = IpNet::from(*address);
+            objects.insert(
+                Key::Route(prefix, config.route_metric),
+                Value::Route(Target::Device(name)),
+            );
+            objects.insert(
+                Key::Route(prefix, config.floor_metric()),
+                Value::Route(Target::Unreachable),
+            );
+        }
+    }
+    objects
+}
+
+/// The routers that the port's subnets name.
+fn gateways(port: &CheckedPort) -> impl Iterator<Item = IpAddr> {
+    port.addresses
+        .iter()
+        .filter_map(|(_, subnet)| subnet.gateway)
+}
+
+/// A gateway's prefix on the tap. Nothing is on-link but the two ends, so it
+/// is the address alone; a link-local one brings fe80::/64, on which guests
+/// are reached by their own link-local addresses (RFC 4291, 2.5.6).
+fn on_link(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            IpNet::new(address, 64).unwrap_or_else(|_| IpNet::from(address))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => IpNet::from(address),
+    }
+}

@@ -1,0 +1,332 @@
+//! The two maps, what differs between them, and what to do next.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use crate::{
+    Rules,
+    pace::{Failure, Pace},
+};
+
+/// One thing for the backend to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<K, V> {
+    /// Make the object so, whether it is there or not.
+    Set(K, V),
+    /// Remove the object.
+    Delete(K),
+}
+
+impl<K, V> Change<K, V> {
+    /// The object that it is about.
+    pub fn key(&self) -> &K {
+        match self {
+            Self::Set(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+/// An object that is not as desired.
+#[derive(Debug)]
+pub struct Difference<'a, R: Rules> {
+    /// Which.
+    pub key: &'a R::Key,
+    /// What it shall be; `None`: not there.
+    pub desired: Option<&'a R::Value>,
+    /// What it is; `None`: not there.
+    pub observed: Option<&'a R::Value>,
+    /// The last try's failure, if one failed.
+    pub failure: Option<&'a Failure>,
+    /// Others keep undoing it.
+    pub contested: bool,
+}
+
+/// What was done since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Changes that the backend carried out.
+    pub written: u64,
+    /// Changes that it refused.
+    pub failed: u64,
+    /// Objects in place that somebody else changed or removed.
+    pub undone: u64,
+}
+
+#[derive(Debug)]
+struct Wanted<R: Rules> {
+    value: R::Value,
+    owner: R::Owner,
+}
+
+/// The engine; see the crate's head.
+#[derive(Debug)]
+pub struct Reconciler<R: Rules> {
+    desired: BTreeMap<R::Key, Wanted<R>>,
+    owners: BTreeMap<R::Owner, BTreeSet<R::Key>>,
+    observed: BTreeMap<R::Key, R::Value>,
+    /// The keys in which the two differ; nothing else is looked at by `next`.
+    pending: BTreeSet<R::Key>,
+    paces: BTreeMap<R::Key, Pace>,
+    holding: bool,
+    totals: Totals,
+}
+
+impl<R: Rules> Default for Reconciler<R> {
+    /// Empty, and holding deletions until told otherwise.
+    fn default() -> Self {
+        Self {
+            desired: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            observed: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            paces: BTreeMap::new(),
+            holding: true,
+            totals: Totals::default(),
+        }
+    }
+}
+
+impl<R: Rules> Reconciler<R> {
+    /// Replaces all that `owner` wants. An object that moves from one owner to
+    /// another belongs to whoever wanted it last.
+    pub fn want(
+        &mut self,
+        owner: &R::Owner,
+        objects: impl IntoIterator<Item = (R::Key, R::Value)>,
+    ) {
+        let mut left = self.owners.remove(owner).unwrap_or_default();
+        let mut keys = BTreeSet::new();
+        for (key, value) in objects {
+            left.remove(&key);
+            keys.insert(key.clone());
+            let wanted = Wanted {
+                value,
+                owner: owner.clone(),
+            };
+            let old = self.desired.insert(key.clone(), wanted);
+            let same = old.is_some_and(|old| {
+                self.desired
+                    .get(&key)
+                    .is_some_and(|new| old.value == new.value)
+            });
+            if !same {
+                self.hurry_key(&key);
+            }
+            self.compare(&key);
+        }
+        for key in left {
+            if self
+                .desired
+                .get(&key)
+                .is_some_and(|wanted| wanted.owner == *owner)
+            {
+                self.desired.remove(&key);
+                self.hurry_key(&key);
+                self.compare(&key);
+            }
+        }
+        if !keys.is_empty() {
+            self.owners.insert(owner.clone(), keys);
+        }
+    }
+
+    /// Takes in what an object is now; `None`: it isn't there.
+    pub fn observe(&mut self, now: Instant, key: R::Key, value: Option<R::Value>) {
+        let was_in_place = self.desired.contains_key(&key) && !self.pending.contains(&key);
+        match value {
+            Some(value) => self.observed.insert(key.clone(), value),
+            None => self.observed.remove(&key),
+        };
+        self.compare(&key);
+        if was_in_place && self.pending.contains(&key) {
+            self.totals.undone += 1;
+            self.paces.entry(key).or_default().undone(now);
+        }
+    }
+
+    /// Takes in all that there is: what isn't in `objects` isn't there.
+    pub fn observe_all(&mut self, now: Instant, objects: BTreeMap<R::Key, R::Value>) {
+        let absent: Vec<R::Key> = self
+            .observed
+            .keys()
+            .filter(|key| !objects.contains_key(key))
+            .cloned()
+            .collect();
+        for key in absent {
+            self.observe(now, key, None);
+        }
+        for (key, value) in objects {
+            self.observe(now, key, Some(value));
+        }
+        self.paces.retain(|_, pace| !pace.forgettable(now));
+    }
+
+    /// What is observed.
+    #[must_use]
+    pub fn observed(&self) -> &BTreeMap<R::Key, R::Value> {
+        &self.observed
+    }
+
+    /// What is desired, with who wants it.
+    pub fn desired(&self) -> impl Iterator<Item = (&R::Key, &R::Value, &R::Owner)> {
+        self.desired
+            .iter()
+            .map(|(key, wanted)| (key, &wanted.value, &wanted.owner))
+    }
+
+    /// Holds deletions back, or lets them go.
+    pub fn hold_deletions(&mut self, hold: bool) {
+        self.holding = hold;
+    }
+
+    /// The changes that can be made now, in order. The caller applies them in
+    /// that order and says of each what came of it with [`Self::done`]; what
+    /// waits for one of them comes with the next call.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Vec<Change<R::Key, R::Value>> {
+        let ready = |key: &&R::Key| {
+            self.pace(key)
+                .and_then(Pace::not_before)
+                .is_none_or(|at| at <= now)
+        };
+        let mut sets = Vec::new();
+        let mut deletes = Vec::new();
+        for key in self.pending.iter().filter(ready) {
+            match self.desired.get(key) {
+                Some(wanted) if self.waits(key, wanted) => {}
+                Some(wanted) => sets.push((R::order(key, Some(&wanted.value)), key, &wanted.value)),
+                None if self.holding => {}
+                None => deletes.push((R::order(key, None), key)),
+            }
+        }
+        // Both sorts are stable, so equal ranks stay in the order of their keys.
+        sets.sort_by_key(|(rank, ..)| *rank);
+        deletes.sort_by_key(|(rank, _)| Reverse(*rank));
+        let sets = sets
+            .into_iter()
+            .map(|(_, key, value)| Change::Set(key.clone(), value.clone()));
+        let deletes = deletes
+            .into_iter()
+            .map(|(_, key)| Change::Delete(key.clone()));
+        sets.chain(deletes).collect()
+    }
+
+    /// Says what came of a change.
+    pub fn done(
+        &mut self,
+        now: Instant,
+        change: &Change<R::Key, R::Value>,
+        result: Result<(), String>,
+    ) {
+        let key = change.key();
+        if let Err(error) = result {
+            self.totals.failed += 1;
+            self.paces
+                .entry(key.clone())
+                .or_default()
+                .failed(now, error);
+            return;
+        }
+        self.totals.written += 1;
+        if let Some(pace) = self.paces.get_mut(key) {
+            pace.succeeded();
+            if pace.forgettable(now) {
+                self.paces.remove(key);
+            }
+        }
+        match change {
+            Change::Set(key, value) => self.observed.insert(key.clone(), value.clone()),
+            Change::Delete(key) => self.observed.remove(key),
+        };
+        self.compare(key);
+    }
+
+    /// When the next change that has to wait after `now` is due.
+    #[must_use]
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let waits = self
+            .pending
+            .iter()
+            .filter_map(|key| self.pace(key)?.not_before());
+        waits.filter(|at| *at > now).min()
+    }
+
+    /// Something about the owner has changed: what failed for it is tried
+    /// again at once.
+    pub fn hurry(&mut self, owner: &R::Owner) {
+        let keys = self.owners.get(owner).into_iter().flatten();
+        for key in keys {
+            if let Some(pace) = self.paces.get_mut(key) {
+                pace.hurry();
+            }
+        }
+    }
+
+    /// All objects that are not as desired. Deletions that are held count.
+    pub fn differences(&self) -> impl Iterator<Item = Difference<'_, R>> {
+        self.pending.iter().map(|key| self.difference(key))
+    }
+
+    /// What is not yet as `owner` wants it.
+    pub fn differences_of(&self, owner: &R::Owner) -> impl Iterator<Item = Difference<'_, R>> {
+        let keys = self.owners.get(owner).into_iter().flatten();
+        keys.filter(|key| self.pending.contains(key))
+            .map(|key| self.difference(key))
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn difference<'a>(&'a self, key: &'a R::Key) -> Difference<'a, R> {
+        let pace = self.pace(key);
+        Difference {
+            key,
+            desired: self.desired.get(key).map(|wanted| &wanted.value),
+            observed: self.observed.get(key),
+            failure: pace.and_then(Pace::failure),
+            contested: pace.is_some_and(Pace::contested),
+        }
+    }
+
+    fn pace(&self, key: &R::Key) -> Option<&Pace> {
+        self.paces.get(key)
+    }
+
+    fn hurry_key(&mut self, key: &R::Key) {
+        if let Some(pace) = self.paces.get_mut(key) {
+            pace.hurry();
+        }
+    }
+
+    fn waits(&self, key: &R::Key, wanted: &Wanted<R>) -> bool {
+        let siblings = self.owners.get(&wanted.owner).into_iter().flatten();
+        siblings
+            .filter(|other| self.pending.contains(other))
+            .any(|other| R::waits_for(key, &wanted.value, other))
+    }
+
+    /// Keeps `pending` true for one key.
+    fn compare(&mut self, key: &R::Key) {
+        let differs = match (self.desired.get(key), self.observed.get(key)) {
+            (Some(wanted), Some(observed)) => !R::satisfies(&wanted.value, observed),
+            (Some(_), None) => true,
+            (None, Some(_)) => R::deletable(key),
+            (None, None) => false,
+        };
+        if differs {
+            if !self.pending.contains(key) {
+                self.pending.insert(key.clone());
+            }
+        } else if self.pending.remove(key)
+            && let Some(pace) = self.paces.get_mut(key)
+        {
+            pace.succeeded();
+        }
+    }
+}
