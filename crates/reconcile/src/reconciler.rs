@@ -177,6 +177,18 @@ impl<R: Rules> Reconciler<R> {
             .map(|(key, wanted)| (key, &wanted.value, &wanted.owner))
     }
 
+    /// Whether the owner wants any object.
+    #[must_use]
+    pub fn wants_anything(&self, owner: &R::Owner) -> bool {
+        self.owners.contains_key(owner)
+    }
+
+    /// Who wants the object.
+    #[must_use]
+    pub fn owner(&self, key: &R::Key) -> Option<&R::Owner> {
+        self.desired.get(key).map(|wanted| &wanted.owner)
+    }
+
     /// Holds deletions back, or lets them go.
     pub fn hold_deletions(&mut self, hold: bool) {
         self.holding = hold;

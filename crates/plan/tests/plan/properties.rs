@@ -1,0 +1,98 @@
+//! What must hold for every intent and every set of taps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::common::{announced, change, config, flat, taps, views};
+use l2isolate_model::{
+    desired::{Key, Knob, Target, Value},
+    intent::Intent,
+};
+use l2isolate_plan::{Owner, plan, tap};
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Total and deterministic; no object wanted twice, so no address routed
+    /// twice; every announced address is a port's, behind a floor, with its
+    /// neighbour entry on the tap it leads to.
+    #[test]
+    fn a_plan_is_sound(batches in proptest::collection::vec(change(), 0..25), taps in taps()) {
+        let mut intent = Intent::default();
+        for batch in batches {
+            intent.update(batch);
+        }
+        let views = views(&taps);
+        let desired = plan(&intent, &views, &config());
+        prop_assert_eq!(&desired, &plan(&intent, &views, &config()));
+        let objects = flat(&desired);
+        for address in announced(&objects) {
+            let holders: Vec<_> = intent
+                .ports()
+                .filter_map(|(_, entry)| entry.effective())
+                .filter(|port| port.addresses.iter().any(|(a, _)| *a == address))
+                .collect();
+            prop_assert_eq!(holders.len(), 1, "{} has one holder", address);
+            let port = &holders[0].port;
+            prop_assert!(port.admin_state_up);
+            prop_assert!(taps.contains_key(&port.tap));
+            let prefix = address.into();
+            prop_assert_eq!(objects.get(&Key::Route(prefix, 5)), Some(&Value::Route(Target::Device(port.tap))));
+            prop_assert_eq!(objects.get(&Key::Route(prefix, config().floor_metric())), Some(&Value::Route(Target::Unreachable)));
+            prop_assert_eq!(objects.get(&Key::Neighbour(port.tap, address)), Some(&Value::Mac(port.mac)));
+        }
+        // Where the host answers ARP, each of the guest's addresses is routed.
+        for (key, value) in &objects {
+            if let (Key::Sysctl(Knob::TapProxyArp, Some(tap)), Value::Number(1)) = (key, value) {
+                let port = intent.on_tap(*tap).unwrap();
+                for (address, _) in &port.addresses {
+                    prop_assert!(objects.contains_key(&Key::Route((*address).into(), 5)));
+                }
+            }
+        }
+    }
+
+    /// Changes taken in one by one, and only the taps named by their outcome
+    /// planned again, come to the same as a plan of everything: nothing is
+    /// forgotten, and a change costs what it touches.
+    #[test]
+    fn step_by_step_is_the_same_as_at_once(batches in proptest::collection::vec(change(), 0..25), taps in taps()) {
+        let views = views(&taps);
+        let mut intent = Intent::default();
+        let mut desired = plan(&intent, &views, &config());
+        for batch in batches {
+            let outcome = intent.update(batch);
+            for name in outcome.taps {
+                let objects = tap::plan(name, views.get(&name), intent.on_tap(name).map(AsRef::as_ref), &config());
+                desired.remove(&Owner::Tap(name));
+                if !objects.is_empty() {
+                    desired.insert(Owner::Tap(name), objects);
+                }
+            }
+            prop_assert_eq!(&desired, &plan(&intent, &views, &config()));
+        }
+    }
+
+    /// Of ports that claim the same thing the oldest has it, whatever the
+    /// order in which they became known.
+    #[test]
+    fn the_order_of_arrival_settles_nothing(ports in proptest::collection::vec(crate::common::port(), 0..8), shift in 0..8usize) {
+        // One port, one version: later ones of the same id would be changes.
+        let mut ids = BTreeSet::new();
+        let mut ports: Vec<_> = ports.into_iter().filter(|port| ids.insert(port["id"].to_string())).collect();
+        let taps: BTreeMap<_, _> = (0..4).map(|n| (crate::common::name(n), (crate::common::tap(n), false))).collect();
+        let views = views(&taps);
+        let all = |ports: &[serde_json::Value]| {
+            let mut intent = Intent::default();
+            for port in ports {
+                intent.update(crate::common::changes(&serde_json::json!({"version": 1, "ports": [port]})));
+            }
+            intent.update(crate::common::changes(&crate::common::subnets()));
+            plan(&intent, &views, &config())
+        };
+        let before = all(&ports);
+        let shift = shift.min(ports.len());
+        ports.rotate_left(shift);
+        prop_assert_eq!(before, all(&ports));
+    }
+}
