@@ -1,0 +1,105 @@
+//! What a source tells, and what it wants to be told.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use l2isolate_model::{document::ObjectId, intent::Change, problem::Problem};
+use serde::Serialize;
+
+/// What became different at the source. Updates are to be taken in the order
+/// in which they come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// Objects that are not as they were told before. One id may come twice: a
+    /// good version, then what is wrong with a newer one.
+    pub changes: Vec<(ObjectId, Change)>,
+    /// True from the first complete reading on: what has not been named by
+    /// then is not wanted.
+    pub complete: bool,
+    /// How the source is.
+    pub state: State,
+}
+
+/// How a source is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// Whether it can be read.
+    #[serde(flatten)]
+    pub availability: Availability,
+    /// What is wrong with its files as such, and objects that two files name.
+    /// What is wrong with an object comes as a [`Change::Bad`] instead.
+    pub problems: Vec<Problem>,
+    /// Deletions that are held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// Whether a source can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "source")]
+pub enum Availability {
+    /// It was read, and is followed.
+    Available {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It can't be read; what was known of it stays in force.
+    Away {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Deletions that are held since more than half of the ports vanished at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// How many ports.
+    pub ports: usize,
+    /// How many objects of all kinds.
+    pub objects: usize,
+    /// When the first of them go, unless they come back or are released.
+    pub until: Timestamp,
+}
+
+/// How to read a directory.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Documents are the `*.json` files below it.
+    pub directory: PathBuf,
+    /// Objects known from the cache. Those that the directory doesn't have
+    /// count as vanished at its first complete reading.
+    pub known: BTreeSet<ObjectId>,
+    /// How long deletions are held when more than half of the ports vanish.
+    pub grace: Duration,
+    /// How far back ports that vanished count as "at once".
+    pub window: Duration,
+    /// How long a file has to be gone before its objects are: editors and
+    /// scripts replace a file by removing it first.
+    pub settle: Duration,
+    /// How often the directory is compared with what was read, beside the
+    /// kernel's events: for file systems that have none.
+    pub rescan: Duration,
+    /// Largest document in bytes.
+    pub file_size: u64,
+    /// How many levels of directories are read.
+    pub depth: usize,
+}
+
+impl Options {
+    /// The defaults.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            known: BTreeSet::new(),
+            grace: Duration::from_secs(300),
+            window: Duration::from_secs(60),
+            settle: Duration::from_millis(50),
+            rescan: Duration::from_secs(30),
+            file_size: 64 << 20,
+            depth: 16,
+        }
+    }
+}
