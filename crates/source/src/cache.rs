@@ -24,7 +24,7 @@ use l2isolate_model::{
     problem::Problem,
 };
 
-use crate::scan::{is_document, is_hidden, problem};
+use crate::directory::scan::{is_document, is_hidden, problem};
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;

@@ -1,6 +1,4 @@
-//! What a source tells, and what it wants to be told.
-
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+//! What a source tells.
 
 use jiff::Timestamp;
 use l2isolate_model::{document::ObjectId, intent::Change, problem::Problem};
@@ -21,7 +19,7 @@ pub struct Update {
 }
 
 /// How a source is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct State {
     /// Whether it can be read.
     #[serde(flatten)]
@@ -35,9 +33,12 @@ pub struct State {
 }
 
 /// Whether a source can be read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "source")]
 pub enum Availability {
+    /// Nobody has tried yet.
+    #[default]
+    Starting,
     /// It was read, and is followed.
     Available {
         /// Since when.
@@ -61,45 +62,4 @@ pub struct Held {
     pub objects: usize,
     /// When the first of them go, unless they come back or are released.
     pub until: Timestamp,
-}
-
-/// How to read a directory.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Documents are the `*.json` files below it.
-    pub directory: PathBuf,
-    /// Objects known from the cache. Those that the directory doesn't have
-    /// count as vanished at its first complete reading.
-    pub known: BTreeSet<ObjectId>,
-    /// How long deletions are held when more than half of the ports vanish.
-    pub grace: Duration,
-    /// How far back ports that vanished count as "at once".
-    pub window: Duration,
-    /// How long a file has to be gone before its objects are: editors and
-    /// scripts replace a file by removing it first.
-    pub settle: Duration,
-    /// How often the directory is compared with what was read, beside the
-    /// kernel's events: for file systems that have none.
-    pub rescan: Duration,
-    /// Largest document in bytes.
-    pub file_size: u64,
-    /// How many levels of directories are read.
-    pub depth: usize,
-}
-
-impl Options {
-    /// The defaults.
-    #[must_use]
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            known: BTreeSet::new(),
-            grace: Duration::from_secs(300),
-            window: Duration::from_secs(60),
-            settle: Duration::from_millis(50),
-            rescan: Duration::from_secs(30),
-            file_size: 64 << 20,
-            depth: 16,
-        }
-    }
 }

@@ -18,7 +18,7 @@ use nix::{
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
 };
 
-use crate::scan::{is_document, is_hidden};
+use super::scan::{is_document, is_hidden};
 
 /// Where to look again.
 #[derive(Debug, Default, PartialEq, Eq)]

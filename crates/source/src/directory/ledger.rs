@@ -7,7 +7,8 @@ use std::{
 
 use l2isolate_model::{document::ObjectId, intent::Change};
 
-use crate::{directory::Directory, file::Named, guard::Guard, update::Options};
+use super::{Options, file::Named, tree::Tree};
+use crate::guard::Guard;
 
 /// What was told.
 #[derive(Debug)]
@@ -36,21 +37,17 @@ impl Ledger {
     }
 
     /// What is to be told now.
-    pub(crate) fn settle(
-        &mut self,
-        now: Instant,
-        directory: &mut Directory,
-    ) -> Vec<(ObjectId, Change)> {
-        let mut dirty = directory.take_dirty();
+    pub(crate) fn settle(&mut self, now: Instant, tree: &mut Tree) -> Vec<(ObjectId, Change)> {
+        let mut dirty = tree.take_dirty();
         // What only the cache knows may be in a file that can't be understood.
-        self.orphans.retain(|id| !directory.names(id));
-        if directory.is_understood() {
+        self.orphans.retain(|id| !tree.names(id));
+        if tree.is_understood() {
             dirty.append(&mut self.orphans);
         }
         let mut changes = Vec::new();
         let mut gone = Vec::new();
         for id in dirty {
-            if let Some(named) = directory.say(&id) {
+            if let Some(named) = tree.say(&id) {
                 self.guard.present(&id);
                 self.tell(id, named, &mut changes);
             } else if self.told.contains_key(&id) {

@@ -16,16 +16,16 @@ use std::{
 
 use l2isolate_model::{document::ObjectId, problem::Problem};
 
-use crate::{
+use super::{
+    Options,
     file::{self, File, Named, Unread},
     scan::{self, problem},
-    update::Options,
     watch::Watch,
 };
 
 /// The documents of a directory.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct Tree {
     root: PathBuf,
     settle: Duration,
     file_size: u64,
@@ -58,7 +58,7 @@ struct Pending {
 /// Why the directory can't be read.
 pub(crate) type Away = String;
 
-impl Directory {
+impl Tree {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             root: options.directory.clone(),
@@ -183,7 +183,7 @@ impl Directory {
         self.pending.clear();
     }
 
-    /// When [`Directory::look_again`] has something to do.
+    /// When [`Tree::look_again`] has something to do.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.pending.values().map(|pending| pending.due).min()
     }

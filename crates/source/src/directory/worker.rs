@@ -18,13 +18,14 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 
-use crate::{
-    directory::{Away, Directory},
+use super::{
+    Options,
     ledger::Ledger,
     scan::problem,
-    update::{Availability, Held, Options, State, Update},
+    tree::{Away, Tree},
     watch::Watch,
 };
+use crate::update::{Availability, Held, State, Update};
 
 /// How often a directory is tried that is away or can't be watched.
 const RETRY: Duration = Duration::from_secs(1);
@@ -100,13 +101,13 @@ pub fn spawn(
     });
     let (sender, receiver) = channel();
     let worker = Worker {
-        directory: Directory::new(&options),
+        tree: Tree::new(&options),
         ledger: Ledger::new(&options),
         watch: Watch::new(),
         cached: !options.known.is_empty(),
         first_read: None,
         complete: false,
-        availability: None,
+        availability: Availability::Starting,
         last: None,
         scan_at: Instant::now(),
         epoch: (Instant::now(), Timestamp::now()),
@@ -128,7 +129,7 @@ pub fn spawn(
 
 struct Worker {
     options: Options,
-    directory: Directory,
+    tree: Tree,
     ledger: Ledger,
     watch: Watch,
     /// Whether the cache knew anything.
@@ -136,7 +137,7 @@ struct Worker {
     /// When the directory could be read for the first time.
     first_read: Option<Instant>,
     complete: bool,
-    availability: Option<Availability>,
+    availability: Availability,
     last: Option<State>,
     scan_at: Instant,
     /// One moment on both clocks: the guard counts on the monotonic one,
@@ -152,11 +153,11 @@ impl Worker {
         loop {
             let now = Instant::now();
             if now >= self.scan_at {
-                let result = self.directory.scan(now, &mut self.watch);
+                let result = self.tree.scan(now, &mut self.watch);
                 self.set_availability(result, now);
             }
             if self.is_available() {
-                let result = self.directory.look_again(now);
+                let result = self.tree.look_again(now);
                 if result.is_err() {
                     self.set_availability(result, now);
                 }
@@ -179,14 +180,14 @@ impl Worker {
                 self.scan_at = now;
             } else if self.is_available() {
                 for path in &hints.files {
-                    self.directory.look(path, now);
+                    self.tree.look(path, now);
                 }
             }
         }
     }
 
     fn is_available(&self) -> bool {
-        matches!(self.availability, Some(Availability::Available { .. }))
+        matches!(self.availability, Availability::Available { .. })
     }
 
     fn set_availability(&mut self, result: Result<(), Away>, now: Instant) {
@@ -197,7 +198,7 @@ impl Worker {
                 self.first_read.get_or_insert(now);
                 if !self.is_available() {
                     tracing::info!(%directory, "the source of intent is read and followed");
-                    self.availability = Some(Availability::Available { since });
+                    self.availability = Availability::Available { since };
                 }
                 let unwatched = self.watch.error().is_some();
                 let pause = if unwatched {
@@ -208,13 +209,13 @@ impl Worker {
                 self.scan_at = now + pause;
             }
             Err(reason) => {
-                self.directory.pause();
+                self.tree.pause();
                 self.scan_at = now + RETRY;
                 match &mut self.availability {
-                    Some(Availability::Away { reason: old, .. }) => *old = reason,
+                    Availability::Away { reason: old, .. } => *old = reason,
                     other => {
                         tracing::error!(%directory, reason, "the source of intent is away; what is known of it stays in force");
-                        *other = Some(Availability::Away { since, reason });
+                        *other = Availability::Away { since, reason };
                     }
                 }
             }
@@ -223,18 +224,15 @@ impl Worker {
 
     /// Sends what differs. Returns whether anybody still listens.
     fn report(&mut self, now: Instant) -> bool {
-        let Some(availability) = self.availability.clone() else {
-            return true;
-        };
         let changes = if self.is_available() {
-            self.ledger.settle(now, &mut self.directory)
+            self.ledger.settle(now, &mut self.tree)
         } else {
             Vec::new()
         };
         let was_complete = self.complete;
         self.complete |= self.is_complete(now);
         let state = State {
-            availability,
+            availability: self.availability.clone(),
             problems: self.problems(),
             held: self.held(),
         };
@@ -259,7 +257,7 @@ impl Worker {
     /// cache it is waited for, but not forever.
     fn is_complete(&self, now: Instant) -> bool {
         self.first_read.is_some_and(|first| {
-            self.cached || self.directory.is_understood() || now >= first + self.options.grace
+            self.cached || self.tree.is_understood() || now >= first + self.options.grace
         })
     }
 
@@ -268,7 +266,7 @@ impl Worker {
             .watch
             .error()
             .map(|error| problem(&self.options.directory, error.to_owned()));
-        self.directory.problems().cloned().chain(watch).collect()
+        self.tree.problems().cloned().chain(watch).collect()
     }
 
     fn held(&self) -> Option<Held> {
@@ -316,10 +314,7 @@ impl Worker {
                 .first_read
                 .filter(|_| !self.complete)
                 .map(|first| first + self.options.grace);
-            for at in [until, self.directory.due(), complete]
-                .into_iter()
-                .flatten()
-            {
+            for at in [until, self.tree.due(), complete].into_iter().flatten() {
                 deadline = deadline.min(at);
             }
         }

@@ -16,7 +16,7 @@ use l2isolate_model::{
     problem::Problem,
 };
 
-use crate::scan::{Stamp, problem};
+use super::scan::{Stamp, problem};
 
 /// Clocks of file systems are this coarse at worst: a file changed more
 /// recently may be changed again without another stamp.
