@@ -1,0 +1,105 @@
+//! Routing daemons: their configuration, start, and state.
+//!
+//! One module for each flavour. Each renders a node's configuration from the
+//! fabric alone, starts its programs with sockets and files in the node's own
+//! directory, and asks over those sockets; daemons of the machine itself are
+//! neither needed nor seen.
+
+mod bird;
+mod frr;
+
+use std::path::Path;
+
+use crate::{Error, Result, fabric::Node, process::Identity, topology::Flavour};
+
+/// State of one BGP session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The node at the far end.
+    pub peer: String,
+    /// Whether it is established.
+    pub established: bool,
+    /// The daemon's own word for the state.
+    pub state: String,
+}
+
+/// The program files that a flavour needs, in the order of their start.
+#[must_use]
+pub fn programs(flavour: Flavour) -> &'static [&'static str] {
+    match flavour {
+        Flavour::Frr => &frr::PROGRAMS,
+        Flavour::Bird => &bird::PROGRAMS,
+    }
+}
+
+/// Checks that the programs of `flavour` are installed.
+///
+/// # Errors
+/// One is missing; says which package has it.
+pub fn check_installed(flavour: Flavour) -> Result<()> {
+    let package = match flavour {
+        Flavour::Frr => "frr",
+        Flavour::Bird => "bird2",
+    };
+    for program in programs(flavour) {
+        if !Path::new(program).exists() {
+            return Err(Error::Program(format!(
+                "{program} is missing: install the Debian package {package}, \
+                 or choose another --fabric"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the node's configuration into `directory`, which exists.
+///
+/// # Errors
+/// A file can't be written.
+pub fn configure(node: &Node, directory: &Path) -> Result<()> {
+    match node.flavour {
+        Flavour::Frr => frr::configure(node, directory),
+        Flavour::Bird => bird::configure(node, directory),
+    }
+}
+
+/// Starts the node's daemons, or those of them that don't run.
+///
+/// `running` are the processes in the node's namespace.
+///
+/// # Errors
+/// One can't be started.
+pub fn start(node: &Node, namespace: &str, directory: &Path, running: &[Identity]) -> Result<()> {
+    match node.flavour {
+        Flavour::Frr => frr::start(namespace, directory, running),
+        Flavour::Bird => bird::start(namespace, directory, running),
+    }
+}
+
+/// The node's sessions as its daemon sees them.
+///
+/// # Errors
+/// The daemon doesn't answer.
+pub fn sessions(node: &Node, directory: &Path) -> Result<Vec<Session>> {
+    match node.flavour {
+        Flavour::Frr => frr::sessions(directory),
+        Flavour::Bird => bird::sessions(node, directory),
+    }
+}
+
+/// Removes what a daemon left outside the lab's directory.
+pub fn sweep(process: Identity) {
+    frr::sweep(process);
+}
+
+/// The last component of a program's path: the name of its process.
+#[must_use]
+pub fn process_name(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+/// Whether a process of that program is among `running`.
+fn runs(program: &str, running: &[Identity]) -> bool {
+    let name = process_name(program);
+    running.iter().any(|p| p.lives() && p.name() == name)
+}

@@ -1,0 +1,27 @@
+//! The lab: a whole fabric from network namespaces on one machine, with the
+//! real routing daemons and the real agent.
+//!
+//! * [`topology`] reads what shall be built, [`fabric`] gives every node its
+//!   number, address, interfaces and daemon. Both are pure.
+//! * [`netns`] and [`wiring`] build it in namespaces of the lab's own; nothing
+//!   else of the machine is touched.
+//! * [`daemon`] and [`agent`] configure, start and question the programs.
+//! * [`lab`] puts these together; [`state`] remembers what was made, so that
+//!   all of it can be taken down, also after a crash.
+//! * [`matrix`], [`path`] and [`probe`] look at the result from the outside.
+//!
+//! Needs root, iproute2, and FRR or BIRD installed (not running).
+
+pub mod agent;
+pub mod daemon;
+mod error;
+pub mod fabric;
+pub mod lab;
+pub mod netns;
+pub mod process;
+pub mod show;
+pub mod state;
+pub mod topology;
+pub mod wiring;
+
+pub use error::{Error, Result};
