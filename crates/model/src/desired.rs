@@ -62,6 +62,9 @@ pub enum Target {
     Unreachable,
 }
 
+/// No address sorts before it.
+const LEAST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
 /// The kernel that [`Key`] and [`Value`] speak of, as a map.
 pub type Objects = std::collections::BTreeMap<Key, Value>;
 
@@ -166,6 +169,19 @@ impl Knob {
 }
 
 impl Key {
+    /// A key that sorts before every address of the tap, and after every
+    /// address of taps before it.
+    #[must_use]
+    pub fn first_address(tap: IfName) -> Self {
+        Self::Address(tap, LEAST.into())
+    }
+
+    /// A key that sorts before every neighbour entry of the tap.
+    #[must_use]
+    pub fn first_neighbour(tap: IfName) -> Self {
+        Self::Neighbour(tap, LEAST)
+    }
+
     /// The tap that the key itself names; routes name theirs in the value.
     #[must_use]
     pub fn device(&self) -> Option<IfName> {

@@ -48,6 +48,8 @@ pub struct Outcome {
     pub accepted: Vec<Object>,
     /// Objects that are no longer there.
     pub gone: Vec<ObjectId>,
+    /// What has become wrong with objects that could be read.
+    pub problems: Vec<Problem>,
 }
 
 /// The store.
@@ -411,12 +413,16 @@ impl PortEntry {
                 }
             }
             Err((field, reason)) => {
-                self.failing = Some(Problem {
+                let problem = Problem {
                     origin: self.origin.to_string(),
                     object: ObjectId::Port(wanted.id.clone()).to_string(),
                     field: field.to_owned(),
                     reason,
-                });
+                };
+                if self.failing.as_ref() != Some(&problem) {
+                    outcome.problems.push(problem.clone());
+                }
+                self.failing = Some(problem);
             }
         }
     }
