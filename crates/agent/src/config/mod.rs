@@ -1,0 +1,264 @@
+//! The agent's configuration: INI files as OpenStack has them, typed.
+//!
+//! Later files win, option by option. Groups of others are ignored; in
+//! `[l2isolate]` every key must be known. What is wrong is named with file and
+//! line, all of it at once.
+
+mod ini;
+mod options;
+mod substitute;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use ini::{Ini, Place};
+pub(crate) use options::{Config, DEFAULT_SOCKET};
+use options::{HOST_NAME, OPTIONS, Reader, Spec};
+use types::Typed;
+
+/// The group that is the agent's own.
+const GROUP: &str = "l2isolate";
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Human,
+    /// One object a line.
+    Json,
+}
+
+/// What the files come to.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The configuration; options with a bad value have their default.
+    pub(crate) config: Config,
+    /// What is wrong; nobody should work with the configuration if this isn't
+    /// empty.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Something wrong in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Where.
+    pub(crate) place: Option<Place>,
+    /// Group and key.
+    pub(crate) option: Option<(&'static str, String)>,
+    /// The value.
+    pub(crate) value: Option<String>,
+    /// What is wrong with it, and what was expected.
+    pub(crate) reason: String,
+}
+
+impl Problem {
+    /// The table of options contradicts itself; tests see to it that it
+    /// doesn't.
+    fn table() -> Self {
+        Self {
+            place: None,
+            option: None,
+            value: None,
+            reason: "the table of options is wrong".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Place { file, line }) = &self.place {
+            write!(f, "{}:{line}: ", file.display())?;
+        }
+        if let Some((group, key)) = &self.option {
+            write!(f, "[{group}] {key}")?;
+            if let Some(value) = &self.value {
+                write!(f, " = {value}")?;
+            }
+            write!(f, ": ")?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(Place { file, line }) = &self.place {
+            map.serialize_entry("file", &file.to_string_lossy())?;
+            map.serialize_entry("line", line)?;
+        }
+        if let Some((group, key)) = &self.option {
+            map.serialize_entry("group", group)?;
+            map.serialize_entry("key", key)?;
+        }
+        if let Some(value) = &self.value {
+            map.serialize_entry("value", value)?;
+        }
+        map.serialize_entry("reason", &self.reason)?;
+        map.end()
+    }
+}
+
+/// Why there is no configuration at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A file can't be read.
+    #[error("the configuration file {path} can't be read: {cause}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A default is wrong.
+    #[error(transparent)]
+    Default(#[from] Problem),
+}
+
+/// Reads configuration files; later ones win.
+///
+/// # Errors
+/// If a file can't be read. What is wrong inside is in [`Loaded`].
+pub(crate) fn load(files: &[PathBuf]) -> Result<Loaded, Error> {
+    let mut ini = Ini::default();
+    let mut problems = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path).map_err(|cause| Error::File {
+            path: path.clone(),
+            cause,
+        })?;
+        problems.extend(ini.read(&text, path));
+    }
+    Ok(typed(&ini, problems)?)
+}
+
+fn typed(ini: &Ini, problems: Vec<Problem>) -> Result<Loaded, Problem> {
+    let mut reader = Lookup { ini, problems };
+    let config = Config::read(&mut reader)?;
+    let mut problems = reader.problems;
+    let unknown = ini
+        .keys(GROUP)
+        .filter(|(key, _)| option(GROUP, key).is_none());
+    problems.extend(unknown.map(|(key, value)| Problem {
+        place: Some(value.place.clone()),
+        option: Some((GROUP, key.to_owned())),
+        value: None,
+        reason: format!("is no option{}", hint(key)),
+    }));
+    Ok(Loaded { config, problems })
+}
+
+impl Config {
+    /// What of it the plan is made with.
+    pub(crate) fn plan(&self) -> l2isolate_plan::Config {
+        l2isolate_plan::Config {
+            route_metric: self.route_metric,
+            loopbacks: self.loopbacks.clone(),
+            tap_mac: self.tap_mac,
+            gateway_link_local: self.gateway_link_local,
+            manage_host: self.manage_host,
+        }
+    }
+}
+
+struct Lookup<'a> {
+    ini: &'a Ini,
+    problems: Vec<Problem>,
+}
+
+impl Reader for Lookup<'_> {
+    fn get<T: Typed>(&mut self, spec: &Spec) -> Result<T, Problem> {
+        let read = |text: &str| {
+            let value = T::parse(text, &spec.bounds)?;
+            (spec.check)(text)?;
+            Ok(value)
+        };
+        if let Some(value) = self.ini.get(spec.group, spec.name) {
+            let text = substitute::substitute(spec.group, &value.text, &|group, key| {
+                text_of(self.ini, group, key)
+            });
+            match text.and_then(|text| read(&text)) {
+                Ok(value) => return Ok(value),
+                Err(reason) => self.problems.push(Problem {
+                    place: Some(value.place.clone()),
+                    option: Some((spec.group, spec.name.to_owned())),
+                    value: Some(value.text.clone()),
+                    reason: spec.explain(&reason),
+                }),
+            }
+        }
+        read(&default_of(spec)).map_err(|reason| Problem {
+            place: None,
+            option: Some((spec.group, spec.name.to_owned())),
+            value: Some(default_of(spec)),
+            reason,
+        })
+    }
+}
+
+/// The text of an option, ours or another's, as it is written or by default.
+fn text_of(ini: &Ini, group: &str, key: &str) -> Option<String> {
+    ini.get(group, key)
+        .map(|value| value.text.clone())
+        .or_else(|| option(group, key).map(default_of))
+}
+
+fn option(group: &str, name: &str) -> Option<&'static Spec> {
+    let is_it = |spec: &&Spec| spec.group.eq_ignore_ascii_case(group) && spec.name == name;
+    OPTIONS.iter().find(is_it)
+}
+
+fn default_of(spec: &Spec) -> String {
+    if spec.default != HOST_NAME {
+        return spec.default.to_owned();
+    }
+    let name = std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"));
+    match name.as_deref().map(str::trim) {
+        Ok(name) if !name.is_empty() => name.to_owned(),
+        _ => "localhost".to_owned(),
+    }
+}
+
+/// What may have been meant by a key that is no option.
+fn hint(key: &str) -> String {
+    if let Some(spec) = OPTIONS.iter().find(|s| s.name == key && s.group != GROUP) {
+        return format!(" of this group; it belongs to [{}]", spec.group);
+    }
+    let own = OPTIONS.iter().filter(|spec| spec.group == GROUP);
+    let nearest = own
+        .map(|spec| (distance(key, spec.name), spec.name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(3));
+    nearest.map_or_else(String::new, |(_, name)| format!("; did you mean {name}?"))
+}
+
+/// How many characters must be put in, taken out or changed to make one of the
+/// other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut left = i + 1;
+        let mut diagonal = i;
+        for (cell, b) in row.iter_mut().skip(1).zip(other.chars()) {
+            let cost = (diagonal + usize::from(a != b))
+                .min(left + 1)
+                .min(*cell + 1);
+            diagonal = *cell;
+            *cell = cost;
+            left = cost;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}

@@ -1,0 +1,203 @@
+//! Every option there is, in one table: parsing, checking and the sample file
+//! are made from it.
+
+use std::{net::Ipv6Addr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use l2isolate_model::Mac;
+
+use super::{
+    LogFormat, Problem,
+    types::{Bounds, Typed},
+};
+
+/// Where the commands look for the agent.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/l2isolate/agent.sock";
+
+/// Stands for a default that is different on every host.
+pub(super) const HOST_NAME: &str = "(the kernel's host name)";
+
+/// An option, described.
+pub(super) struct Spec {
+    /// The group it stands in.
+    pub(super) group: &'static str,
+    /// Its key.
+    pub(super) name: &'static str,
+    /// The value it has where none is given, as text.
+    pub(super) default: &'static str,
+    /// What it is for, by lines.
+    pub(super) help: &'static [&'static str],
+    /// What is expected of a value, in words.
+    pub(super) expected: &'static str,
+    /// Its smallest and largest value.
+    pub(super) bounds: Bounds,
+    /// What is wrong with a value of the right type.
+    pub(super) check: fn(&str) -> Result<(), String>,
+}
+
+impl Spec {
+    /// What is wrong, with what was expected and what the option is for.
+    pub(super) fn explain(&self, reason: &str) -> String {
+        let help: Vec<&str> = self.help.iter().map(|line| line.trim()).collect();
+        format!(
+            "{reason}; expected {}. {}",
+            self.expectation(),
+            help.join(" ")
+        )
+    }
+
+    /// What is expected of a value, in words, with the bounds.
+    pub(super) fn expectation(&self) -> String {
+        match &self.bounds {
+            Some(bounds) if *bounds.end() == u64::MAX => {
+                format!("{} from {} on", self.expected, bounds.start())
+            }
+            Some(bounds) => {
+                let (min, max) = (bounds.start(), bounds.end());
+                format!("{} from {min} to {max}", self.expected)
+            }
+            None => self.expected.to_owned(),
+        }
+    }
+}
+
+/// Gives the values of options.
+pub(super) trait Reader {
+    /// The value that is given, or else the default.
+    ///
+    /// # Errors
+    /// If the default itself is wrong.
+    fn get<T: Typed>(&mut self, spec: &Spec) -> Result<T, Problem>;
+}
+
+macro_rules! options {
+    (@bounds) => { None };
+    (@bounds $bounds:expr) => { Some($bounds) };
+    (@check) => { |_| Ok(()) };
+    (@check $check:expr) => { $check };
+    ($(
+        $(#[doc = $help:literal])+
+        [$group:literal] $name:ident: $type:ty = $default:expr
+            $(, in $bounds:expr)? $(, check $check:expr)?;
+    )+) => {
+        /// The agent's configuration.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub(crate) struct Config {
+            $($(#[doc = $help])+ pub(crate) $name: $type,)+
+        }
+
+        /// All options.
+        pub(super) const OPTIONS: &[Spec] = &[$(Spec {
+            group: $group,
+            name: stringify!($name),
+            default: $default,
+            help: &[$($help),+],
+            expected: <$type as Typed>::EXPECTED,
+            bounds: options!(@bounds $($bounds)?),
+            check: options!(@check $($check)?),
+        }),+];
+
+        impl Config {
+            /// Reads every option, in the order of [`OPTIONS`].
+            pub(super) fn read(reader: &mut impl Reader) -> Result<Self, Problem> {
+                let mut specs = OPTIONS.iter();
+                let mut next = || specs.next().ok_or_else(Problem::table);
+                Ok(Self { $($name: reader.get(next()?)?,)+ })
+            }
+        }
+    };
+}
+
+options! {
+    /// The name under which the cloud knows this hypervisor.
+    ["DEFAULT"] host: String = HOST_NAME;
+
+    /// Documents of intent: the *.json files below this directory, which is
+    /// watched.
+    ["l2isolate"] intent_directory: PathBuf = "/etc/l2isolate/intent";
+
+    /// The last intent is kept here, readable by the agent alone.
+    ["l2isolate"] state_directory: PathBuf = "/var/lib/l2isolate";
+
+    /// The commands ask the agent through this socket.
+    ["l2isolate"] socket: PathBuf = DEFAULT_SOCKET;
+
+    /// The host's own addresses to announce beside its machines'.
+    ["l2isolate"] loopbacks: Vec<IpNet> = "";
+
+    /// Hardware address of every tap's host end. Keep it the same on all hosts:
+    /// machines that migrate remember it.
+    ["l2isolate"] tap_mac: Mac = "02:4c:32:49:53:4f";
+
+    /// Link-local address of every tap's host end, the same on all hosts.
+    ["l2isolate"] gateway_link_local: Ipv6Addr = "fe80::1";
+
+    /// Protocol number of the agent's routes (linux/rtnetlink.h). Whatever has
+    /// it is the agent's: no other program may use it.
+    ["l2isolate"] route_protocol: u8 = "76", in 5..=255, check free_protocol;
+
+    /// Metric of the routes that are announced. Smaller than what routing
+    /// daemons give to what they learn.
+    ["l2isolate"] route_metric: u32 = "5", in 1..=0xff_ffff;
+
+    /// Whether the agent makes the settings of the host as a whole: forwarding,
+    /// multipath hash, sizes of the neighbour tables.
+    ["l2isolate"] manage_host: bool = "true";
+
+    /// How long deletions are held when more than half of the ports vanish at
+    /// once, in seconds.
+    ["l2isolate"] shrink_grace: Duration = "300", in 0..=86_400;
+
+    /// How long the agent goes at most without comparing all of the kernel with
+    /// what is wanted, in seconds.
+    ["l2isolate"] resync_interval: Duration = "60", in 1..=86_400;
+
+    /// Lines for people, or one JSON object a line.
+    ["l2isolate"] log_format: LogFormat = "human";
+
+    /// How much is logged: off, error, warn, info, debug or trace; also by part,
+    /// like info,l2isolate_source=debug.
+    ["l2isolate"] log_level: String = "info", check log_level;
+}
+
+/// Protocol numbers that the kernel and routing daemons use
+/// (linux/rtnetlink.h, RTPROT_*).
+const TAKEN: &[(u8, &str)] = &[
+    (8, "gated"),
+    (9, "router advertisements"),
+    (10, "MRT"),
+    (11, "zebra"),
+    (12, "BIRD"),
+    (13, "DECnet"),
+    (14, "XORP"),
+    (15, "netsukuku"),
+    (16, "DHCP clients"),
+    (17, "mrouted"),
+    (18, "keepalived"),
+    (42, "babeld"),
+    (84, "Open/R"),
+    (186, "FRR's BGP"),
+    (187, "FRR's IS-IS"),
+    (188, "FRR's OSPF"),
+    (189, "FRR's RIP"),
+    (192, "FRR's EIGRP"),
+];
+
+fn free_protocol(text: &str) -> Result<(), String> {
+    let taken = text.parse::<u8>().ok();
+    match TAKEN.iter().find(|(number, _)| Some(*number) == taken) {
+        Some((_, user)) => Err(format!("belongs to {user}, whose routes would be deleted")),
+        None => Ok(()),
+    }
+}
+
+fn log_level(text: &str) -> Result<(), String> {
+    for part in text.split(',') {
+        let level = part.rsplit('=').next().unwrap_or_default().trim();
+        let known = ["off", "error", "warn", "info", "debug", "trace"];
+        if !known.contains(&level.to_ascii_lowercase().as_str()) {
+            return Err(format!("has {level:?}, which is no level"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! The configuration as an operator meets it.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    Config, Ini, Loaded, LogFormat,
+    options::{HOST_NAME, OPTIONS},
+    typed,
+};
+
+fn load(text: &str) -> Loaded {
+    let mut ini = Ini::default();
+    let problems = ini.read(text, Path::new("l2isolate.conf"));
+    typed(&ini, problems).unwrap()
+}
+
+fn problems(text: &str) -> Vec<String> {
+    load(text)
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn config(text: &str) -> Config {
+    let loaded = load(text);
+    assert_eq!(loaded.problems, []);
+    loaded.config
+}
+
+#[test]
+fn every_option_has_a_default() {
+    let config = config("");
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(config.host, kernel.trim());
+    assert_eq!(config.route_protocol, 76);
+    assert_eq!(config.route_metric, 5);
+    assert_eq!(config.shrink_grace, Duration::from_secs(300));
+    assert_eq!(config.loopbacks, []);
+}
+
+#[test]
+fn every_option_can_be_given() {
+    let config = config(
+        "[DEFAULT]\nhost = hv1\ntransport_url = rabbit://\n[ovs]\nbridge = br-int\n\
+         [l2isolate]\nintent_directory = /srv/$host/intent\nstate_directory = /srv/${host}\n\
+         socket = ${l2isolate.state_directory}/agent.sock\n\
+         loopbacks = 10.255.1.1/32, 2001:db8:ff::1,\ntap_mac = 02:00:00:00:00:01\n\
+         gateway_link_local = fe80::2\nroute_protocol = 77\nroute_metric = 6\n\
+         manage_host = No\nshrink_grace = 0.5\nresync_interval = 10\n\
+         log_format = json\nlog_level = info,l2isolate_source=debug\n",
+    );
+    assert_eq!(config.intent_directory, Path::new("/srv/hv1/intent"));
+    assert_eq!(config.socket, Path::new("/srv/hv1/agent.sock"));
+    let loopbacks = ["10.255.1.1/32", "2001:db8:ff::1/128"].map(|net| net.parse().unwrap());
+    assert_eq!(config.loopbacks, loopbacks);
+    assert_eq!(config.tap_mac.to_string(), "02:00:00:00:00:01");
+    assert_eq!((config.route_protocol, config.route_metric), (77, 6));
+    assert!(!config.manage_host);
+    assert_eq!(config.shrink_grace, Duration::from_millis(500));
+    assert_eq!(config.log_format, LogFormat::Json);
+}
+
+/// The host name is the only default that others are made from.
+#[test]
+fn a_reference_finds_defaults() {
+    let kernel = config("").host;
+    let path = config("[l2isolate]\nstate_directory = /srv/$host\n").state_directory;
+    assert_eq!(path, Path::new("/srv").join(kernel));
+}
+
+#[test]
+fn signs_that_refer_to_nothing_stand() {
+    let host = |value: &str| config(&format!("[DEFAULT]\nhost = {value}\n")).host;
+    assert_eq!(host("$$host"), "$host");
+    assert_eq!(host(r"\$host"), "$host");
+    assert_eq!(host("cost $5 $"), "cost $5 $");
+    assert_eq!(host("${open"), "${open");
+}
+
+/// Everything that is wrong is said at once: place, option, value, what was
+/// expected. The option falls back to its default.
+#[test]
+fn what_is_wrong_is_named() {
+    let cases = [
+        (
+            "route_metric = 0",
+            "is out of range; expected a whole number from 1 to 16777215.",
+        ),
+        ("route_metric = -1", "is no whole number; expected"),
+        (
+            "route_protocol = 012",
+            "belongs to BIRD, whose routes would be deleted; expected",
+        ),
+        (
+            "route_protocol = 256",
+            "is out of range; expected a whole number from 5 to 255.",
+        ),
+        (
+            "tap_mac = 01:00:00:00:00:01",
+            "is none; expected a unicast MAC address",
+        ),
+        (
+            "gateway_link_local = 2001:db8::1",
+            "is not in fe80::/10; expected a link-local",
+        ),
+        (
+            "loopbacks = 10.0.0.1, 10.0.0.0/24",
+            "has 10.0.0.0/24, which is no single address (/32);",
+        ),
+        (
+            "loopbacks = ::1",
+            "has ::1/128, which can't be routed to from elsewhere;",
+        ),
+        ("loopbacks = lo", "has \"lo\", which is no address;"),
+        (
+            "socket = agent.sock",
+            "is no absolute path; expected an absolute path.",
+        ),
+        (
+            "socket = $socket",
+            "refers to itself, or through too many others;",
+        ),
+        (
+            "socket = /run/$hots",
+            "refers to $hots, which is no option; write $$ for $;",
+        ),
+        ("shrink_grace = -1", "is no number of seconds;"),
+        ("shrink_grace = nan", "is no number of seconds;"),
+        ("manage_host = maybe", "is neither; expected true or false."),
+        ("log_format = xml", "is neither; expected human or json."),
+        ("log_level = inof", "has \"inof\", which is no level;"),
+    ];
+    for (line, reason) in cases {
+        let found = problems(&format!("[l2isolate]\n{line}\n"));
+        let expected = format!("l2isolate.conf:2: [l2isolate] {line}: {reason}");
+        assert_eq!(found.len(), 1, "{line}: {found:?}");
+        assert!(
+            found[0].starts_with(&expected),
+            "{} is not {expected}",
+            found[0]
+        );
+    }
+    assert_eq!(
+        load("[l2isolate]\nroute_metric = x\n").config.route_metric,
+        5
+    );
+    let all = cases.map(|(line, _)| line).join("\n");
+    let keys = problems(&format!("[l2isolate]\n{all}\n"));
+    assert!(keys.len() > 5, "{keys:?}");
+}
+
+#[test]
+fn an_unknown_key_gets_a_hint() {
+    let unknown = |key: &str| problems(&format!("[l2isolate]\n{key} = 1\n")).join("\n");
+    assert_eq!(
+        unknown("route_metrik"),
+        "l2isolate.conf:2: [l2isolate] route_metrik: is no option; did you mean route_metric?"
+    );
+    assert_eq!(
+        unknown("host"),
+        "l2isolate.conf:2: [l2isolate] host: is no option of this group; it belongs to [DEFAULT]"
+    );
+    assert_eq!(
+        unknown("bridge_mappings"),
+        "l2isolate.conf:2: [l2isolate] bridge_mappings: is no option"
+    );
+}
+
+/// `docs/l2isolate.conf.sample` is this.
+fn sample() -> String {
+    let mut text = String::from(
+        "# Configuration of the l2isolate agent, with all defaults. Made from the table of\n\
+         # options by: UPDATE_EXPECT=1 cargo test -p l2isolate sample\n",
+    );
+    let mut group = "";
+    for spec in OPTIONS {
+        if group != spec.group {
+            group = spec.group;
+            text += &format!("\n[{group}]\n");
+        }
+        text += "\n";
+        for line in spec.help {
+            text += &format!("# {}\n", line.trim());
+        }
+        text += &format!("# Expected: {}.\n", spec.expectation());
+        text += format!("#{} = {}", spec.name, spec.default).trim_end();
+        text += "\n";
+    }
+    text
+}
+
+#[test]
+fn the_sample_file_is_up_to_date() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/l2isolate.conf.sample"
+    );
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(path, sample()).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        found == sample(),
+        "docs/l2isolate.conf.sample is stale; run UPDATE_EXPECT=1 cargo test -p l2isolate sample"
+    );
+}
+
+/// The sample with its comment signs taken off is a configuration.
+#[test]
+fn the_sample_file_says_the_defaults() {
+    let text: String = sample()
+        .lines()
+        .filter(|line| !line.contains(HOST_NAME))
+        .map(|line| match line.strip_prefix('#') {
+            Some(option) if !option.starts_with(' ') => format!("{option}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_eq!(config(&text), config(""));
+}

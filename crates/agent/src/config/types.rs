@@ -1,0 +1,169 @@
+//! How the text of an option becomes its value.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use l2isolate_model::Mac;
+
+use super::LogFormat;
+
+/// Smallest and largest value of a number.
+pub(super) type Bounds = Option<RangeInclusive<u64>>;
+
+/// A type that options have.
+pub(super) trait Typed: Sized {
+    /// What is expected, in words.
+    const EXPECTED: &'static str;
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What is wrong with the text, if there is more to say than that it isn't
+    /// what was expected.
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String>;
+}
+
+impl Typed for String {
+    const EXPECTED: &'static str = "text";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+}
+
+impl Typed for PathBuf {
+    const EXPECTED: &'static str = "an absolute path";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let path = Self::from(text);
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err("is no absolute path".to_owned())
+        }
+    }
+}
+
+impl Typed for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    /// The words that oslo.config takes.
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "on" | "yes" => Ok(true),
+            "false" | "0" | "off" | "no" => Ok(false),
+            _ => Err("is neither".to_owned()),
+        }
+    }
+}
+
+fn number<T: TryFrom<u64>>(text: &str, bounds: &Bounds) -> Result<T, String> {
+    let number: u64 = text.parse().map_err(|_| "is no whole number".to_owned())?;
+    let number = in_bounds(number, number, bounds)?;
+    T::try_from(number).map_err(|_| "is too large".to_owned())
+}
+
+fn in_bounds<T>(value: T, number: u64, bounds: &Bounds) -> Result<T, String> {
+    match bounds {
+        Some(bounds) if !bounds.contains(&number) => Err("is out of range".to_owned()),
+        _ => Ok(value),
+    }
+}
+
+impl Typed for u8 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
+        number(text, bounds)
+    }
+}
+
+impl Typed for u32 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
+        number(text, bounds)
+    }
+}
+
+impl Typed for Duration {
+    const EXPECTED: &'static str = "a number of seconds";
+
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
+        let wrong = || "is no number of seconds".to_owned();
+        let seconds: f64 = text.parse().map_err(|_| wrong())?;
+        let duration = Self::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+        in_bounds(duration, duration.as_secs(), bounds)
+    }
+}
+
+impl Typed for Mac {
+    const EXPECTED: &'static str = "a unicast MAC address like 02:4c:32:49:53:4f";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        text.parse().map_err(|_| "is none".to_owned())
+    }
+}
+
+impl Typed for Ipv6Addr {
+    const EXPECTED: &'static str = "a link-local IPv6 address like fe80::1";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let address: Self = text.parse().map_err(|_| "is no IPv6 address".to_owned())?;
+        if address.is_unicast_link_local() {
+            Ok(address)
+        } else {
+            Err("is not in fe80::/10".to_owned())
+        }
+    }
+}
+
+impl Typed for Vec<IpNet> {
+    const EXPECTED: &'static str = "addresses with commas between, like 10.255.1.1/32";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim);
+        items.filter(|item| !item.is_empty()).map(host).collect()
+    }
+}
+
+/// The prefix of one address that others may learn.
+fn host(text: &str) -> Result<IpNet, String> {
+    let net = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("has {text:?}, which is no address"))?;
+    if net.prefix_len() != net.max_prefix_len() {
+        let length = net.max_prefix_len();
+        return Err(format!("has {net}, which is no single address (/{length})"));
+    }
+    let address = net.addr();
+    let local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+        || matches!(address, IpAddr::V4(v4) if v4.is_link_local() || v4.is_broadcast());
+    if local || address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+        return Err(format!(
+            "has {net}, which can't be routed to from elsewhere"
+        ));
+    }
+    Ok(net)
+}
+
+impl Typed for LogFormat {
+    const EXPECTED: &'static str = "human or json";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err("is neither".to_owned()),
+        }
+    }
+}
