@@ -14,10 +14,14 @@
 
 pub mod agent;
 pub mod daemon;
+pub mod demo;
 mod error;
 pub mod fabric;
 pub mod lab;
+pub mod matrix;
 pub mod netns;
+pub mod path;
+pub mod probe;
 pub mod process;
 pub mod show;
 pub mod state;

@@ -7,8 +7,12 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use l2isolate_lab::{
-    agent, lab,
+    agent, demo,
+    fabric::Family,
+    lab,
     lab::{Lab, Plan},
+    matrix, path,
+    probe::{FlowSpec, Probe, Report},
     process, show,
     topology::{Mix, Shape, Topology},
 };
@@ -83,6 +87,48 @@ enum Verb {
         /// The daemon.
         daemon: String,
     },
+    /// Try who reaches whom, every VM to every other, IPv4 and IPv6.
+    Matrix {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the way of one flow hop by hop, IPv4 and IPv6.
+    Path {
+        /// Where from: VM or router.
+        a: String,
+        /// Where to: VM or router.
+        b: String,
+        /// Another port is another flow, and may take another path.
+        #[arg(long, default_value_t = 40000)]
+        source_port: u16,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send numbered packets from one VM to another and back for a while, and
+    /// count: loss, duplicates, reordering, longest gap. Prints JSON.
+    Probe {
+        /// One VM.
+        a: String,
+        /// Another VM.
+        b: String,
+        /// Packets per second of each flow.
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
+        /// How long.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Flows each way and family.
+        #[arg(long, default_value_t = 8)]
+        flows: u32,
+    },
+    /// Build a small lab, show what it can do, break something, take it down.
+    Demo {
+        /// The agent's binary; default: `l2isolate` beside this program.
+        #[arg(long)]
+        agent: Option<PathBuf>,
+    },
     /// Start what doesn't run on a router.
     Restart {
         /// The router.
@@ -143,7 +189,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Status { json } => {
             let status = Lab::open(name)?.status()?;
             if json {
-                print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
+                print_json(&status)?;
             } else {
                 print(&show::status(&status))?;
             }
@@ -160,6 +206,54 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Lab::open(name)?.set_link(&a, &b, matches!(state, LinkState::Up))?;
         }
         Verb::Kill { node, daemon } => Lab::open(name)?.kill(&node, &daemon)?,
+        Verb::Matrix { json } => {
+            let lab = Lab::open(name)?;
+            let matrix = matrix::measure(&lab)?;
+            if json {
+                print_json(&matrix)?;
+            } else {
+                print(&matrix.text(lab.fabric()))?;
+            }
+            if !matrix.complete() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Verb::Path {
+            a,
+            b,
+            source_port,
+            json,
+        } => {
+            let lab = Lab::open(name)?;
+            let trace = |family| path::trace(&lab, &a, &b, family, source_port);
+            let paths = [trace(Family::V4)?, trace(Family::V6)?];
+            if json {
+                print_json(&paths)?;
+            } else {
+                print(&paths.each_ref().map(path::Path::text).concat())?;
+            }
+            if !paths.iter().all(|path| path.reached) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Verb::Probe {
+            a,
+            b,
+            rate,
+            seconds,
+            flows,
+        } => {
+            process::watch_signals()?;
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            let lab = Lab::open(name)?;
+            print_json(&probe_pair(&lab, &a, &b, rate, duration, flows)?)?;
+        }
+        Verb::Demo { agent } => {
+            process::watch_signals()?;
+            if !demo::run(find_agent(agent)?, &mut std::io::stdout())? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Verb::Restart { node } => Lab::open(name)?.restart(&node)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -178,4 +272,29 @@ fn print(text: &str) -> Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("writing to standard output")
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+fn probe_pair(
+    lab: &Lab,
+    a: &str,
+    b: &str,
+    rate: u32,
+    duration: Duration,
+    flows: u32,
+) -> Result<Report> {
+    let (a, b) = (lab.fabric().vm(a)?, lab.fabric().vm(b)?);
+    let mut specs = Vec::new();
+    for family in Family::ALL {
+        for (from, to) in [(a, b), (b, a)] {
+            specs.extend((0..flows).map(|_| FlowSpec { from, to, family }));
+        }
+    }
+    let probe = Probe::start(lab, &specs, rate)?;
+    // Interrupted: what was sent so far is counted.
+    let _ = process::sleep(duration);
+    Ok(probe.stop()?)
 }

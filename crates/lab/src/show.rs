@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::lab::{AgentStatus, NodeStatus};
+use crate::{
+    fabric::{Fabric, Node},
+    lab::{AgentStatus, NodeStatus},
+    topology::Role,
+};
 
 /// Rows in columns, as wide as their widest cell; two spaces between.
 #[must_use]
@@ -62,4 +66,62 @@ pub fn status(nodes: &[NodeStatus]) -> String {
         ]);
     }
     table(&rows)
+}
+
+/// A drawing of the fabric: spines, and below them each rack with its
+/// hypervisors and VMs. A rack is what hangs on the same ToRs.
+#[must_use]
+pub fn fabric(fabric: &Fabric) -> String {
+    let title = |node: &Node| format!("{} ({}, AS {})", node.name, node.flavour, node.asn);
+    let mut out = String::new();
+    let spines: Vec<String> = fabric.role(Role::Spine).map(title).collect();
+    let _ = writeln!(out, "  {}", spines.join("   "));
+    let full = fabric.role(Role::Tor).all(|tor| {
+        let up = tor.interfaces.iter().filter(|i| i.peer_role == Role::Spine);
+        up.count() == spines.len()
+    });
+    if full {
+        out.push_str("   │  every spine is linked to every ToR\n");
+    }
+    let mut racks: Vec<(Vec<&str>, Vec<&Node>)> = Vec::new();
+    for hypervisor in fabric.role(Role::Hypervisor) {
+        let tors: Vec<&str> = hypervisor
+            .interfaces
+            .iter()
+            .map(|i| i.peer.as_str())
+            .collect();
+        match racks.iter_mut().find(|(known, _)| *known == tors) {
+            Some((_, hypervisors)) => hypervisors.push(hypervisor),
+            None => racks.push((tors, vec![hypervisor])),
+        }
+    }
+    for (tors, hypervisors) in racks {
+        let titles: Vec<String> = tors
+            .iter()
+            .filter_map(|name| fabric.node(name).ok())
+            .map(title)
+            .collect();
+        let _ = writeln!(out, "   ├─ {}", titles.join("   "));
+        for (index, hypervisor) in hypervisors.iter().enumerate() {
+            let last = index + 1 == hypervisors.len();
+            let _ = writeln!(
+                out,
+                "   │    {} {}, linked to {}",
+                if last { "└─" } else { "├─" },
+                title(hypervisor),
+                tors.join(" and "),
+            );
+            for vm in fabric.vms_on(&hypervisor.name) {
+                let _ = writeln!(
+                    out,
+                    "   │    {}     {}  {}  {}",
+                    if last { " " } else { "│" },
+                    vm.name,
+                    vm.address4,
+                    vm.address6,
+                );
+            }
+        }
+    }
+    out
 }
