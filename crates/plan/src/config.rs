@@ -10,9 +10,10 @@ use l2isolate_model::Mac;
 /// here is reached here, also when another host announces it.
 pub const ROUTE_METRIC: u32 = 5;
 
-/// What is added to the metric of a guest's route for the floor behind it:
-/// zebra reads the upper eight bits as administrative distance 200.
-const FLOOR: u32 = 200 << 24;
+/// Metric of the floor behind a guest's route. zebra reads the upper eight
+/// bits as administrative distance, 200 here: worse than whatever BGP learns.
+/// The rest, all ones, is nobody's metric, so the floor is never announced.
+pub const FLOOR_METRIC: u32 = 200 << 24 | 0xff_ffff;
 
 /// Settings of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +30,4 @@ pub struct Config {
     pub gateway_link_local: Ipv6Addr,
     /// Whether settings of the host as a whole are ours to make.
     pub manage_host: bool,
-}
-
-impl Config {
-    /// Metric of the floor route behind a guest's route.
-    #[must_use]
-    pub fn floor_metric(&self) -> u32 {
-        FLOOR | self.route_metric
-    }
 }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use l2isolate_model::{IfName, desired::Objects, intent::Intent, tap::Tap};
 
-pub use config::Config;
+pub use config::{Config, FLOOR_METRIC};
 pub use order::{KernelRules, Owner};
 
 /// A tap, and whether it carries objects of ours.

@@ -15,6 +15,8 @@ use l2isolate_model::{
 };
 use l2isolate_reconcile::Rules;
 
+use crate::FLOOR_METRIC;
+
 /// Who wants objects: the unit that is planned as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
@@ -51,10 +53,6 @@ enum Step {
     Open,
 }
 
-fn is_floor(metric: u32) -> bool {
-    metric >> 24 != 0
-}
-
 impl Rules for KernelRules {
     type Key = Key;
     type Value = Value;
@@ -85,7 +83,7 @@ impl Rules for KernelRules {
             Key::Mac(_) | Key::Mtu(_) => Step::Link,
             Key::Up(_) => Step::Up,
             Key::Address(..) => Step::Address,
-            Key::Route(_, metric) if is_floor(*metric) => Step::Floor,
+            Key::Route(_, FLOOR_METRIC) => Step::Floor,
             Key::Neighbour(..) => Step::Neighbour,
             Key::Route(..) => Step::Route,
         };

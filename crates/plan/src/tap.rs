@@ -17,7 +17,7 @@ use l2isolate_model::{
     port::{BindingState, CheckedPort},
 };
 
-use crate::{Config, TapView};
+use crate::{Config, FLOOR_METRIC, TapView};
 
 /// Settings of a tap that are the same for every port. `proxy_arp` is not
 /// among them: it opens and closes with the port.
@@ -98,7 +98,7 @@ fn wired(name: IfName, port: &CheckedPort, config: &Config) -> Objects {
                 Value::Route(Target::Device(name)),
             );
             objects.insert(
-                Key::Route(prefix, config.floor_metric()),
+                Key::Route(prefix, FLOOR_METRIC),
                 Value::Route(Target::Unreachable),
             );
         }

@@ -7,7 +7,7 @@ use l2isolate_model::{
     desired::{Key, Knob, Target, Value},
     intent::Intent,
 };
-use l2isolate_plan::{Owner, plan, tap};
+use l2isolate_plan::{FLOOR_METRIC, Owner, plan, tap};
 use proptest::prelude::*;
 
 proptest! {
@@ -38,7 +38,7 @@ proptest! {
             prop_assert!(taps.contains_key(&port.tap));
             let prefix = address.into();
             prop_assert_eq!(objects.get(&Key::Route(prefix, 5)), Some(&Value::Route(Target::Device(port.tap))));
-            prop_assert_eq!(objects.get(&Key::Route(prefix, config().floor_metric())), Some(&Value::Route(Target::Unreachable)));
+            prop_assert_eq!(objects.get(&Key::Route(prefix, FLOOR_METRIC)), Some(&Value::Route(Target::Unreachable)));
             prop_assert_eq!(objects.get(&Key::Neighbour(port.tap, address)), Some(&Value::Mac(port.mac)));
         }
         // Where the host answers ARP, each of the guest's addresses is routed.

@@ -39,9 +39,9 @@ fn an_active_port_has_everything() {
             "neighbour 10.252.0.5 dev tap0 = fa:16:3e:00:00:05",
             "neighbour 2001:db8:1::5 dev tap0 = fa:16:3e:00:00:05",
             "route 10.252.0.5/32 metric 5 = dev tap0",
-            "route 10.252.0.5/32 metric 3355443205 = unreachable",
+            "route 10.252.0.5/32 metric 3372220415 = unreachable",
             "route 2001:db8:1::5/128 metric 5 = dev tap0",
-            "route 2001:db8:1::5/128 metric 3355443205 = unreachable",
+            "route 2001:db8:1::5/128 metric 3372220415 = unreachable",
         ]
     );
     assert_eq!(
