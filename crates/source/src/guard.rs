@@ -1,13 +1,17 @@
 //! Holds deletions when more than half of the ports vanish at once: that is
 //! more often an accident at the source than a wish.
 //!
-//! Pure: the clock is a parameter. Ports that vanished within the last
-//! [`Guard::new`] `window` count together, so that a slow `rm` is no way
-//! around; fewer than [`AT_LEAST`] never count as an accident, or a host with
-//! one machine could not lose it. While deletions are held, every further one
-//! joins them, of whatever kind: a held port keeps its subnet. Each is held for
-//! the grace, and goes earlier if so many others came back that what is left
-//! would have passed.
+//! Pure: the clock is a parameter. Deletions are held when
+//!
+//! * one reading lacks more than half of the ports that are in force, or
+//! * fewer than half would be left of the most that there were within the
+//!   window, so that a slow `rm` is no way around. Ports that come and go as
+//!   fast as they like, while others stay, are no accident.
+//!
+//! Fewer than [`AT_LEAST`] never count, or a host with one machine could not
+//! lose it. While deletions are held, every further one joins them, of whatever
+//! kind: a held port keeps its subnet. Each is held for the grace, and goes
+//! earlier if so many others came back that what is left would have passed.
 
 use std::{
     collections::{BTreeMap, VecDeque, btree_map::Entry},
@@ -24,8 +28,8 @@ pub const AT_LEAST: usize = 4;
 pub struct Guard {
     grace: Duration,
     window: Duration,
-    /// When how many ports were let go without having been held.
-    passed: VecDeque<(Instant, usize)>,
+    /// Until when there were how many ports; the later, the fewer.
+    peaks: VecDeque<(Instant, usize)>,
     /// Until when each is held.
     held: BTreeMap<ObjectId, Instant>,
     /// How many of `held` are ports.
@@ -33,54 +37,37 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard that holds nothing.
+    /// A guard that holds nothing yet; without a grace it never will.
     #[must_use]
     pub fn new(grace: Duration, window: Duration) -> Self {
         Self {
             grace,
             window,
-            passed: VecDeque::new(),
+            peaks: VecDeque::new(),
             held: BTreeMap::new(),
             held_ports: 0,
         }
     }
 
-    /// Takes in what the source no longer has, and returns what may go: now or
-    /// of what was held. `ports` is how many ports are in force, with those
+    /// Takes in what the source no longer has, and returns what may go: of that
+    /// and of what was held. `ports` is how many ports are in force, with those
     /// that are held and those that `gone` names.
     pub fn judge(&mut self, now: Instant, ports: usize, gone: Vec<ObjectId>) -> Vec<ObjectId> {
-        if self.held.is_empty() {
-            while let Some((at, _)) = self.passed.front()
-                && now.saturating_duration_since(*at) >= self.window
-            {
-                self.passed.pop_front();
-            }
+        let (mut go, due_ports) = self.take_due(now);
+        let left = ports.saturating_sub(due_ports);
+        if !go.is_empty() {
+            // What was held long enough is no news.
+            self.peaks.clear();
         }
-        let mut go = Vec::new();
-        let mut left = ports;
-        self.held.retain(|id, until| {
-            let due = *until <= now;
-            if due {
-                let is_port = usize::from(is_port(id));
-                self.held_ports = self.held_ports.saturating_sub(is_port);
-                left = left.saturating_sub(is_port);
-                go.push(id.clone());
-            }
-            !due
-        });
+        self.remember(now, left);
         for id in gone {
-            let is_port = usize::from(is_port(&id));
+            let is_port = is_port(&id);
             if let Entry::Vacant(entry) = self.held.entry(id) {
                 entry.insert(now + self.grace);
-                self.held_ports += is_port;
+                self.held_ports += usize::from(is_port);
             }
         }
-        let passed: usize = self.passed.iter().map(|(_, ports)| ports).sum();
-        let vanished = passed + self.held_ports;
-        if vanished < AT_LEAST || vanished * 2 <= left + passed {
-            if self.held_ports > 0 {
-                self.passed.push_back((now, self.held_ports));
-            }
+        if self.grace.is_zero() || !self.is_accident(left) {
             self.held_ports = 0;
             go.extend(std::mem::take(&mut self.held).into_keys());
         }
@@ -111,6 +98,46 @@ impl Guard {
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.held.values().min().copied()
+    }
+
+    /// Whether the deletions at hand look like an accident, with so many ports
+    /// in force.
+    fn is_accident(&self, ports: usize) -> bool {
+        let held = self.held_ports;
+        let sudden = held >= AT_LEAST && held * 2 > ports;
+        let peak = self.peaks.front().map_or(0, |(_, peak)| *peak);
+        let lost = peak.saturating_sub(ports.saturating_sub(held));
+        let slow = held > 0 && lost >= AT_LEAST && lost * 2 > peak;
+        sudden || slow
+    }
+
+    /// What has been held long enough, and how many of that are ports.
+    fn take_due(&mut self, now: Instant) -> (Vec<ObjectId>, usize) {
+        let due: Vec<ObjectId> = self
+            .held
+            .extract_if(.., |_, until| *until <= now)
+            .map(|(id, _)| id)
+            .collect();
+        let ports = due.iter().filter(|id| is_port(id)).count();
+        self.held_ports = self.held_ports.saturating_sub(ports);
+        (due, ports)
+    }
+
+    /// Notes how many ports there were until now. While deletions are held,
+    /// nothing is forgotten: waiting makes no accident good.
+    fn remember(&mut self, now: Instant, ports: usize) {
+        while let Some((_, peak)) = self.peaks.back()
+            && *peak <= ports
+        {
+            self.peaks.pop_back();
+        }
+        self.peaks.push_back((now, ports));
+        while self.held.is_empty()
+            && let Some((until, _)) = self.peaks.front()
+            && now.saturating_duration_since(*until) > self.window
+        {
+            self.peaks.pop_front();
+        }
     }
 }
 

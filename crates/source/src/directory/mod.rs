@@ -32,7 +32,8 @@ pub struct Options {
     /// Objects known from the cache. Those that the directory doesn't have
     /// count as vanished at its first complete reading.
     pub known: BTreeSet<ObjectId>,
-    /// How long deletions are held when more than half of the ports vanish.
+    /// How long deletions are held when more than half of the ports vanish;
+    /// zero: not at all.
     pub grace: Duration,
     /// How far back ports that vanished count as "at once".
     pub window: Duration,
@@ -56,7 +57,7 @@ impl Options {
             directory: directory.into(),
             known: BTreeSet::new(),
             grace: Duration::from_secs(300),
-            window: Duration::from_secs(60),
+            window: Duration::from_secs(10),
             settle: Duration::from_millis(50),
             rescan: Duration::from_secs(30),
             file_size: 64 << 20,

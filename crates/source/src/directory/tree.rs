@@ -241,6 +241,11 @@ impl Tree {
         Some(named)
     }
 
+    /// Whether something is there that couldn't be seen.
+    pub(crate) fn is_blind(&self, path: &Path) -> bool {
+        self.blind.contains_key(path)
+    }
+
     /// What is wrong with files, and with objects that several files name.
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
         // A file that can't be seen is both: once is enough.

@@ -107,8 +107,9 @@ impl Watch {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// All events since, as hints.
-    pub(crate) fn drain(&mut self) -> Hints {
+    /// All events since, as hints. `is_blind` says of which places it is known
+    /// that they couldn't be seen: whatever happens there, the scan must tell.
+    pub(crate) fn drain(&mut self, is_blind: &dyn Fn(&Path) -> bool) -> Hints {
         let mut hints = Hints::default();
         let Some(inotify) = &self.inotify else {
             return hints;
@@ -134,7 +135,10 @@ impl Watch {
                     continue;
                 }
                 match (event.name, event.mask.contains(AddWatchFlags::IN_ISDIR)) {
-                    (Some(name), false) => self.hint(directory, &name, event.mask, &mut hints),
+                    (Some(name), false) => {
+                        hints.all |= is_blind(&directory.join(&name));
+                        self.hint(directory, &name, event.mask, &mut hints);
+                    }
                     // A directory came or went, or may be read now, or not.
                     (Some(name), true) => hints.all |= !is_hidden(&name),
                     // The watched directory itself.

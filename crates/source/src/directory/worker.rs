@@ -175,7 +175,7 @@ impl Worker {
                 tracing::warn!(ports, objects, "held deletions are released");
                 self.ledger.guard.release(now);
             }
-            let hints = self.watch.drain();
+            let hints = self.watch.drain(&|path| self.tree.is_blind(path));
             if hints.all {
                 self.scan_at = now;
             } else if self.is_available() {
