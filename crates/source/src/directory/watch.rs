@@ -187,3 +187,36 @@ fn reason(errno: Errno) -> String {
         errno.desc()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The kernel drops events past fs.inotify.max_queued_events: then all has
+    /// to be looked at, and later events come again.
+    #[test]
+    fn an_overflow_means_everywhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let limit: usize = limit.trim().parse().unwrap();
+        let mut watch = Watch::new();
+        watch.visit(directory.path());
+        let (one, two) = (
+            directory.path().join("1.json"),
+            directory.path().join("2.json"),
+        );
+        // Equal events in a row are merged; these alternate.
+        for _ in 0..=limit / 2 {
+            fs::write(&one, "").unwrap();
+            fs::write(&two, "").unwrap();
+        }
+        assert!(watch.drain(&|_| false).all);
+        assert_eq!(watch.drain(&|_| false), Hints::default());
+        fs::write(&one, "").unwrap();
+        let hints = watch.drain(&|_| false);
+        assert_eq!(hints.files, BTreeSet::from([one.into()]));
+        assert!(!hints.all);
+    }
+}

@@ -1,5 +1,11 @@
 //! The directory as a whole comes and goes.
 
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+
 use super::*;
 
 #[test]
@@ -27,6 +33,43 @@ fn a_directory_that_vanishes_is_away_and_comes_back() {
     rig.until("followed again", |rig| {
         !rig.has(1) && rig.revision(2) == Some(2)
     });
+}
+
+/// Where the file system under it is taken away, the directory is empty, not
+/// the intent. In a mount namespace of its own; as root, or not at all.
+#[test]
+fn an_unmounted_directory_is_away() {
+    // This thread alone, and those that it starts.
+    match unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS) {
+        Err(Errno::EPERM) => return println!("skipped: needs root"),
+        other => other.unwrap(),
+    }
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let attach = || {
+        mount(
+            Some("intent"),
+            directory.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .unwrap();
+        fs::write(directory.path().join("a.json"), ports(&[1], 1)).unwrap();
+    };
+    attach();
+    let mut rig = Rig::start(options(directory.path()));
+    rig.until("port", |rig| rig.has(1));
+    umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
+    rig.until("away", Rig::is_away);
+    rig.settle();
+    assert!(rig.has(1));
+    attach();
+    rig.until("back", Rig::is_available);
+    rig.write("a.json", &ports(&[1], 2));
+    rig.until("followed again", |rig| rig.revision(1) == Some(2));
+    umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
 }
 
 #[test]
