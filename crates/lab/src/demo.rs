@@ -3,8 +3,8 @@
 //! succeeds.
 
 use std::{
-    collections::BTreeSet,
     io::Write,
+    net::IpAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -192,26 +192,19 @@ fn hypervisor(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A ToR's routes over a hypervisor are that hypervisor's own, no others.
+/// What ToRs learned from a hypervisor is the hypervisor's own, no more.
 fn no_transit(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
     let mut holds = true;
     for interface in &node.interfaces {
         for family in Family::ALL {
-            let namespace = lab.namespace(&interface.peer);
-            let arguments = [family.flag(), "route", "show", "dev", &node.name];
-            let learned = netns::ip(&namespace, &arguments)?;
-            let learned: BTreeSet<&str> = learned
-                .lines()
-                .filter_map(|line| line.split_ascii_whitespace().next())
-                .filter(|prefix| *prefix != "fe80::/64")
-                .collect();
-            let own: Vec<String> = lab
+            let learned = lab.learned(&interface.peer, &node.name, family)?;
+            let own = lab
                 .fabric()
                 .vms_on(&node.name)
-                .map(|vm| vm.address(family).to_string())
-                .chain([node.loopback(family).to_string()])
-                .collect();
-            holds &= learned == own.iter().map(String::as_str).collect();
+                .map(|vm| vm.address(family))
+                .chain([node.loopback(family)])
+                .map(host_route);
+            holds &= learned == own.collect();
         }
     }
     report.claim(
@@ -222,6 +215,14 @@ fn no_transit(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
             node.name
         ),
     )
+}
+
+/// The prefix that holds one address alone.
+fn host_route(address: IpAddr) -> String {
+    match Family::of(address) {
+        Family::V4 => format!("{address}/32"),
+        Family::V6 => format!("{address}/128"),
+    }
 }
 
 fn agent_killed(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {

@@ -5,7 +5,7 @@
 //! longer than itself (a demo, a test) is held by a [`Guard`].
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::Write as _,
     path::PathBuf,
     process::ExitStatus,
@@ -384,6 +384,15 @@ impl Lab {
             Ok(value) => AgentStatus::Answers(value),
             Err(error) => AgentStatus::Silent(error.to_string()),
         })
+    }
+
+    /// The prefixes that router `node` accepted from its neighbour `peer`.
+    ///
+    /// # Errors
+    /// There is no such router, or its daemon doesn't answer.
+    pub fn learned(&self, node: &str, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+        let node = self.fabric().node(node)?;
+        daemon::learned(node, &self.directory.node(&node.name), peer, family)
     }
 
     /// Waits until every session is established and every switch has a route

@@ -4,6 +4,11 @@
 //! All sockets are this process's, made inside the VMs' namespaces; what
 //! didn't arrive is sent again twice, since a first packet may be lost to
 //! neighbour discovery.
+//!
+//! What can break it: the kernel's neighbour table, one for all namespaces of
+//! a machine (1,024 entries by default), which guests with a large prefix on
+//! their link fill quickly. So a guest's entries are removed when it has sent
+//! to all.
 
 use std::{
     collections::HashMap,
@@ -29,6 +34,8 @@ const ROUNDS: usize = 3;
 const QUIET: Duration = Duration::from_millis(300);
 /// Bytes of receive buffer: a packet from each of some thousand VMs.
 const BUFFER: usize = 8 << 20;
+/// How long a hypervisor may take to answer its guests' ARP requests.
+const RESOLUTION: Duration = Duration::from_millis(5);
 /// More VMs than that are shown by hypervisor.
 const SHOWN: usize = 16;
 
@@ -85,11 +92,8 @@ fn measure_family(lab: &Lab, family: Family) -> Result<Vec<Missing>> {
         .map(|(index, vm)| (vm.address(family), index))
         .collect();
     for _ in 0..ROUNDS {
-        for (from, to) in &open {
-            if let (Some(socket), Some(vm)) = (sockets.get(*from), vms.get(*to)) {
-                // A refusal by the sender's own kernel is loss as well.
-                let _ = socket.send_to(&[0; 8], (vm.address(family), PORT));
-            }
+        for group in open.chunk_by(|a, b| a.0 == b.0) {
+            send(lab, family, &sockets, group)?;
         }
         let mut arrived = vec![false; vms.len() * vms.len()];
         let mut last = Instant::now();
@@ -124,6 +128,31 @@ fn measure_family(lab: &Lab, family: Family) -> Result<Vec<Missing>> {
             family,
         })
         .collect())
+}
+
+/// Sends from one VM to all in `pairs`, whose first element it is.
+fn send(lab: &Lab, family: Family, sockets: &[UdpSocket], pairs: &[(usize, usize)]) -> Result<()> {
+    let vms = &lab.fabric().vms;
+    for (from, to) in pairs {
+        if let (Some(socket), Some(vm)) = (sockets.get(*from), vms.get(*to)) {
+            // A refusal by the sender's own kernel is loss as well.
+            let _ = socket.send_to(&[0; 8], (vm.address(family), PORT));
+        }
+    }
+    let sender = pairs.first().and_then(|(from, _)| vms.get(*from));
+    match sender {
+        Some(vm) if vms.len() > SHOWN => {
+            // Packets that wait for their neighbour go first.
+            thread::sleep(RESOLUTION);
+            let namespace = lab.namespace(&vm.name);
+            netns::ip(
+                &namespace,
+                &[family.flag(), "neigh", "flush", "dev", "eth0"],
+            )
+            .map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn socket(lab: &Lab, vm: &Vm, family: Family) -> Result<UdpSocket> {

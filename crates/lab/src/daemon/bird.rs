@@ -10,6 +10,7 @@
 //! `show protocols`.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
@@ -20,7 +21,7 @@ use std::{
 use super::{Session, runs};
 use crate::{
     Error, Result,
-    fabric::{LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
+    fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
     netns,
     process::{self, Identity},
     state::replace,
@@ -73,6 +74,24 @@ pub(super) fn sessions(node: &Node, directory: &Path) -> Result<Vec<Session>> {
         }
     }
     Ok(sessions)
+}
+
+pub(super) fn learned(directory: &Path, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+    let table = match family {
+        Family::V4 => "master4",
+        Family::V6 => "master6",
+    };
+    let command = format!("show route table {table} protocol {}", protocol(peer));
+    let lines = ask(&directory.join(SOCKET), &command)?;
+    // A line with a route starts with its prefix; others with a space, a word
+    // or nothing.
+    let prefix = |line: &String| {
+        line.split(' ')
+            .next()
+            .filter(|p| p.contains('/'))
+            .map(str::to_owned)
+    };
+    Ok(lines.iter().filter_map(prefix).collect())
 }
 
 /// One command to the control socket; the answer's lines without codes.
@@ -178,6 +197,10 @@ fn bird_conf(node: &Node, directory: &Path) -> String {
 /// Exchange with the kernel's main tables.
 fn kernel(out: &mut String, node: &Node) {
     for family in [4, 6] {
+        // The scan finds routes that were written while their tap had no
+        // carrier: BIRD ignores those, and the kernel tells nobody when
+        // carrier comes.
+        //
         // Exactly what the agent marked as to be announced; preferred to what
         // BGP says of the same address.
         let import = match node.role {
@@ -190,7 +213,7 @@ fn kernel(out: &mut String, node: &Node) {
         let _ = write!(
             out,
             "protocol kernel kernel{family} {{\n  \
-               learn; persist; merge paths on;\n  \
+               learn; persist; merge paths on; scan time 2;\n  \
                ipv{family} {{ {import}; export where source = RTS_BGP; }};\n}}\n"
         );
     }

@@ -8,6 +8,7 @@
 //! What can break it: a newer FRR's configuration language or JSON.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
@@ -17,12 +18,12 @@ use std::{
 };
 
 use nix::unistd::{Group, User};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Session, runs};
 use crate::{
     Error, Result,
-    fabric::{LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
+    fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
     netns,
     process::{self, Identity},
     state::replace,
@@ -106,10 +107,7 @@ fn wait_socket(socket: &Path) -> Result<()> {
 }
 
 pub(super) fn sessions(directory: &Path) -> Result<Vec<Session>> {
-    let text = ask(&directory.join(BGPD_SOCKET), "show bgp summary json")?;
-    let bad = |what: &str| Error::Program(format!("bgpd in {}: {what}", directory.display()));
-    let answer: Value = serde_json::from_str(&text).map_err(|e| bad(&e.to_string()))?;
-    let families = answer.as_object().ok_or_else(|| bad("no object"))?;
+    let families = ask_json(directory, "show bgp summary json")?;
     let mut sessions: Vec<Session> = Vec::new();
     for family in families.values() {
         let Some(peers) = family.get("peers").and_then(Value::as_object) else {
@@ -129,6 +127,26 @@ pub(super) fn sessions(directory: &Path) -> Result<Vec<Session>> {
         }
     }
     Ok(sessions)
+}
+
+pub(super) fn learned(directory: &Path, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+    let family = family.to_string().to_lowercase();
+    let command = format!("show bgp {family} unicast neighbors {peer} routes json");
+    let answer = ask_json(directory, &command)?;
+    let routes = answer.get("routes").and_then(Value::as_object);
+    Ok(routes
+        .into_iter()
+        .flatten()
+        .map(|(p, _)| p.clone())
+        .collect())
+}
+
+/// One command to bgpd whose answer is a JSON object.
+fn ask_json(directory: &Path, command: &str) -> Result<Map<String, Value>> {
+    let socket = directory.join(BGPD_SOCKET);
+    let text = ask(&socket, command)?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::Program(format!("{}: `{command}`: {e}", socket.display())))
 }
 
 /// One command to a daemon's vty socket.

@@ -8,9 +8,14 @@
 mod bird;
 mod frr;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use crate::{Error, Result, fabric::Node, process::Identity, topology::Flavour};
+use crate::{
+    Error, Result,
+    fabric::{Family, Node},
+    process::Identity,
+    topology::Flavour,
+};
 
 /// State of one BGP session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +89,23 @@ pub fn sessions(node: &Node, directory: &Path) -> Result<Vec<Session>> {
     match node.flavour {
         Flavour::Frr => frr::sessions(directory),
         Flavour::Bird => bird::sessions(node, directory),
+    }
+}
+
+/// The prefixes that a node accepted from one of its neighbours, whether it
+/// uses them or not.
+///
+/// # Errors
+/// The daemon doesn't answer.
+pub fn learned(
+    node: &Node,
+    directory: &Path,
+    peer: &str,
+    family: Family,
+) -> Result<BTreeSet<String>> {
+    match node.flavour {
+        Flavour::Frr => frr::learned(directory, peer, family),
+        Flavour::Bird => bird::learned(directory, peer, family),
     }
 }
 
