@@ -1,2 +1,78 @@
-//! agent
-fn main() {}
+//! `l2isolate`: the agent on each hypervisor, and the commands to ask it.
+//!
+//! One verb, one file in `commands/`. No networking is decided here: the agent
+//! is wiring between source, plan, reconciler and kernel.
+
+mod checks;
+mod commands;
+mod config;
+mod control;
+mod engine;
+mod logging;
+mod report;
+mod run;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Virtual machines as /32 and /128 routes: no bridge, no VLAN, no overlay.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent in the foreground.
+    Agent {
+        /// INI file; may be given several times, later files win.
+        #[arg(long, value_name = "FILE", required = true)]
+        config_file: Vec<PathBuf>,
+    },
+    /// Is the agent in sync, and if not, why?
+    Status(Ask),
+    /// What has become of each port?
+    Ports(Ask),
+    /// What would be written to the kernel now, and what is held or fails?
+    Diff(Ask),
+    /// Check configuration files, and the host for services that would fight the agent.
+    CheckConfig {
+        /// INI file; may be given several times, later files win.
+        #[arg(long, value_name = "FILE", required = true)]
+        config_file: Vec<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How to ask the running agent.
+#[derive(Args)]
+struct Ask {
+    /// The agent's socket.
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Agent { config_file } => commands::agent::run(&config_file),
+        Command::Status(ask) => commands::status::run(&ask.socket, ask.json),
+        Command::Ports(ask) => commands::ports::run(&ask.socket, ask.json),
+        Command::Diff(ask) => commands::diff::run(&ask.socket, ask.json),
+        Command::CheckConfig { config_file, json } => {
+            commands::check_config::run(&config_file, json)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("l2isolate: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,142 @@
+//! `l2isolate status`: is the agent in sync, and if not, why?
+
+use std::{fmt::Write, path::Path, process::ExitCode};
+
+use jiff::{SpanRound, Timestamp, Unit};
+
+use super::{print, well};
+use crate::{
+    control::{Request, client},
+    report::{PortState, StatusReport},
+};
+
+/// Asks the agent.
+///
+/// # Errors
+/// No agent answers.
+pub(crate) fn run(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let report: StatusReport = client::ask(socket, Request::Status)?;
+    print(&report, json, text)?;
+    Ok(well(report.in_sync))
+}
+
+fn text(report: &StatusReport) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<13}{value}");
+    };
+    let verdict = if report.in_sync {
+        "in sync"
+    } else {
+        "NOT in sync, see below"
+    };
+    line("host", format!("{}: {verdict}", report.host));
+    line(
+        "agent",
+        format!(
+            "{}, pid {}, up {}",
+            report.version,
+            report.pid,
+            since(report.started)
+        ),
+    );
+    let source = &report.source;
+    line(
+        "source",
+        match (&source.away, source.complete) {
+            (Some(reason), _) => format!(
+                "{} is AWAY{}: {reason}",
+                source.name,
+                source
+                    .away_since
+                    .map_or_else(String::new, |at| format!(" for {}", since(at)))
+            ),
+            (None, false) => format!(
+                "{}: not read completely yet, nothing is deleted before",
+                source.name
+            ),
+            (None, true) => source.name.clone(),
+        },
+    );
+    if source.away.is_some() {
+        let age = source.last_update.map_or_else(
+            || "of unknown age".to_owned(),
+            |at| format!("of {at:.0} ({} ago)", since(at)),
+        );
+        line("", format!("working from the last intent, {age}"));
+    }
+    if source.held_deletions > 0 {
+        let until = source
+            .held_until
+            .map_or_else(String::new, |at| format!(" until {at:.0}"));
+        line(
+            "HELD",
+            format!(
+                "deletion of {} ports at once is held{until}",
+                source.held_deletions
+            ),
+        );
+    }
+    let total: usize = report.ports.values().sum();
+    let by_state: Vec<String> = report
+        .ports
+        .iter()
+        .map(|(state, count)| format!("{count} {}", words(*state)))
+        .collect();
+    line(
+        "ports",
+        if total == 0 {
+            "none".to_owned()
+        } else {
+            format!("{total}: {}", by_state.join(", "))
+        },
+    );
+    line(
+        "announced",
+        format!(
+            "{} guest prefixes, {} loopbacks",
+            report.announced, report.loopbacks
+        ),
+    );
+    line(
+        "kernel",
+        format!(
+            "{} writes, {} refused, {} undone by others, {} full looks, {} overruns",
+            report.written, report.failed, report.undone, report.observations, report.lost_events
+        ),
+    );
+    if !report.unavailable.is_empty() {
+        line(
+            "",
+            format!("not available here: {}", report.unavailable.join(", ")),
+        );
+    }
+    line(
+        "differences",
+        match report.differences {
+            0 => "none".to_owned(),
+            n => format!("{n}, see `l2isolate diff`"),
+        },
+    );
+    for problem in &report.problems {
+        line("problem", problem.to_string());
+    }
+    out
+}
+
+/// A state in words.
+pub(crate) fn words(state: PortState) -> &'static str {
+    match state {
+        PortState::Wired => "wired",
+        PortState::Pending => "pending",
+        PortState::NoTap => "without tap",
+        PortState::Down => "down",
+        PortState::Refused => "refused",
+    }
+}
+
+fn since(at: Timestamp) -> String {
+    let span = Timestamp::now().since(at).unwrap_or_default();
+    let rounded = span.round(SpanRound::new().smallest(Unit::Second).largest(Unit::Hour));
+    format!("{:#}", rounded.unwrap_or(span))
+}

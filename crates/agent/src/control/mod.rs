@@ -1,0 +1,35 @@
+//! The agent's Unix socket: who may connect may ask, nobody may change.
+//!
+//! One JSON object on a line asks, one on a line answers, then the connection
+//! ends. The socket's permissions (0660, `socket_group` where one is set) say
+//! who may.
+
+pub(crate) mod client;
+pub(crate) mod server;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest request, in bytes with its newline.
+const MAX_REQUEST: u64 = 4096;
+
+/// A question to the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// [`crate::report::StatusReport`].
+    Status,
+    /// A list of [`crate::report::PortReport`].
+    Ports,
+    /// A list of [`crate::report::DifferenceReport`].
+    Diff,
+}
+
+/// The agent's answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// What was asked for.
+    Ok(serde_json::Value),
+    /// Why not.
+    Error(String),
+}

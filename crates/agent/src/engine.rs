@@ -1,0 +1,350 @@
+//! Intent, plan, reconcile, apply: the one way, put together.
+//!
+//! Owns what is known of the intent and of the taps, and the connection to the
+//! kernel. Everything that happens (a change of the intent, a kernel event, a
+//! lost event, the periodic look at everything) ends in the same two steps:
+//! plan the taps concerned anew, and let the reconciler's differences go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use l2isolate_kernel::{ApplyError, Event, Kernel};
+use l2isolate_model::{
+    IfName,
+    desired::{Key, Target, Value},
+    document::ObjectId,
+    intent::{Change, Intent, Outcome},
+    port::CheckedPort,
+    tap::Tap,
+};
+use l2isolate_plan::{Config, KernelRules, Owner, TapView};
+use l2isolate_reconcile::Reconciler;
+use tracing::{debug, error, info, warn};
+
+/// Rounds of plan and apply in one go. Two are the rule (what waits comes
+/// second); more means that somebody fights us, and events get their turn.
+const ROUNDS: usize = 8;
+
+/// The engine of a host.
+pub(crate) struct Engine {
+    kernel: Kernel,
+    config: Config,
+    intent: Intent,
+    /// The whole intent is known: what it doesn't name may be cleared.
+    complete: bool,
+    taps: BTreeMap<IfName, Tap>,
+    /// Taps whose plan may have changed.
+    dirty: BTreeSet<IfName>,
+    reconciler: Reconciler<KernelRules>,
+    /// Full observations since the start, and those forced by lost events.
+    observations: u64,
+    overruns: u64,
+}
+
+impl Engine {
+    /// Subscribes to the kernel's events and looks at everything once.
+    ///
+    /// # Errors
+    /// The kernel can't be observed: without that nothing can be done.
+    pub(crate) fn start(mut kernel: Kernel, config: Config) -> anyhow::Result<Self> {
+        let observed = kernel.observe()?;
+        let mut engine = Self {
+            kernel,
+            intent: Intent::default(),
+            complete: false,
+            taps: observed.links,
+            dirty: BTreeSet::new(),
+            reconciler: Reconciler::default(),
+            observations: 1,
+            overruns: 0,
+            config,
+        };
+        engine
+            .reconciler
+            .observe_all(Instant::now(), observed.objects);
+        let host = l2isolate_plan::host::plan(&engine.config);
+        engine.reconciler.want(&Owner::Host, host);
+        Ok(engine)
+    }
+
+    /// The kernel's monitor, to wait on.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    pub(crate) fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    pub(crate) fn taps(&self) -> &BTreeMap<IfName, Tap> {
+        &self.taps
+    }
+
+    pub(crate) fn reconciler(&self) -> &Reconciler<KernelRules> {
+        &self.reconciler
+    }
+
+    pub(crate) fn complete(&self) -> bool {
+        self.complete
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Full observations, and how many of them because events were lost.
+    pub(crate) fn observations(&self) -> (u64, u64) {
+        (self.observations, self.overruns)
+    }
+
+    /// Takes changes of the intent in. `complete`: what wasn't named until now
+    /// is not there.
+    pub(crate) fn absorb(&mut self, changes: Vec<(ObjectId, Change)>, complete: bool) -> Outcome {
+        let outcome = self.intent.update(changes);
+        self.dirty.extend(outcome.taps.iter().copied());
+        if complete && !self.complete {
+            self.complete = true;
+            self.reconciler.hold_deletions(false);
+            // Taps that no port has were left alone until now.
+            self.dirty.extend(self.taps.keys().copied());
+            info!(
+                ports = self.intent.ports().count(),
+                "the intent is complete"
+            );
+        }
+        outcome
+    }
+
+    /// Takes the kernel's events in.
+    pub(crate) fn listen(&mut self) {
+        match self.kernel.drain() {
+            Ok(events) => {
+                for event in events {
+                    self.hear(event);
+                }
+            }
+            Err(lost) => {
+                self.overruns += 1;
+                warn!(%lost, "kernel events were lost; looking at everything");
+                self.observe();
+            }
+        }
+    }
+
+    /// Looks at everything.
+    pub(crate) fn observe(&mut self) {
+        let started = Instant::now();
+        match self.kernel.observe() {
+            Ok(observed) => {
+                self.observations += 1;
+                let named = self.taps.keys().chain(observed.links.keys());
+                self.dirty.extend(named.copied());
+                self.taps = observed.links;
+                self.reconciler.observe_all(started, observed.objects);
+                debug!(ms = started.elapsed().as_millis(), "observed everything");
+            }
+            Err(problem) => error!(%problem, "the kernel can't be observed; will try again"),
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Link(name, Some(tap)) => {
+                let known = self.taps.insert(name, tap);
+                let planned = self.reconciler.wants_anything(&Owner::Tap(name));
+                let other_device = known.is_none_or(|known| {
+                    Some(known.index) != self.taps.get(&name).map(|tap| tap.index)
+                });
+                if other_device && planned {
+                    self.read_settings(name);
+                }
+                self.reconciler.hurry(&Owner::Tap(name));
+                self.dirty.insert(name);
+            }
+            Event::Link(name, None) => {
+                self.taps.remove(&name);
+                self.dirty.insert(name);
+            }
+            Event::Object(key, value) => {
+                let routed = match value.or_else(|| self.reconciler.observed().get(&key).copied()) {
+                    Some(Value::Route(Target::Device(tap))) => Some(tap),
+                    _ => None,
+                };
+                let device = key.device().or(routed);
+                self.reconciler.observe(now, key, value);
+                self.dirty
+                    .extend(device.filter(|tap| self.intent.on_tap(*tap).is_none()));
+            }
+            Event::SysctlsDirty(name) => {
+                if self.reconciler.wants_anything(&Owner::Tap(name)) {
+                    self.read_settings(name);
+                }
+            }
+            Event::HostSysctlsDirty => {
+                for (key, value) in self.kernel.read_host() {
+                    self.reconciler.observe(now, key, Some(value));
+                }
+            }
+        }
+    }
+
+    fn read_settings(&mut self, tap: IfName) {
+        let now = Instant::now();
+        for (key, value) in self.kernel.read_device(tap) {
+            self.reconciler.observe(now, key, Some(value));
+        }
+    }
+
+    /// Plans what is dirty and applies what differs, until nothing is left
+    /// that can be done now.
+    pub(crate) fn converge(&mut self) {
+        let mut work: BTreeMap<Owner, Work> = BTreeMap::new();
+        for _ in 0..ROUNDS {
+            for tap in std::mem::take(&mut self.dirty) {
+                self.plan(tap);
+            }
+            let changes = self.reconciler.next(Instant::now());
+            if changes.is_empty() {
+                break;
+            }
+            self.apply(&changes, &mut work);
+            // What the writes caused is heard before anything else is planned.
+            self.listen();
+        }
+        for (owner, work) in work {
+            self.report(owner, &work);
+        }
+    }
+
+    /// When the next thing that has to wait is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        if self.dirty.is_empty() {
+            self.reconciler.due(Instant::now())
+        } else {
+            Some(Instant::now())
+        }
+    }
+
+    fn plan(&mut self, name: IfName) {
+        let port = self.intent.on_tap(name);
+        let view = self.taps.get(&name).map(|tap| TapView {
+            tap,
+            marked: self.complete && self.marked(name),
+        });
+        // Before the intent is complete a tap may have a port all the same.
+        let objects =
+            l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
+        let owner = Owner::Tap(name);
+        let first = !objects.is_empty() && !self.reconciler.wants_anything(&owner);
+        self.reconciler.want(&owner, objects);
+        if first {
+            self.read_settings(name);
+        }
+    }
+
+    /// Whether objects of ours are on the tap.
+    fn marked(&self, name: IfName) -> bool {
+        let mut addresses = self.reconciler.observed().range(Key::first_address(name)..);
+        let mut neighbours = self
+            .reconciler
+            .observed()
+            .range(Key::first_neighbour(name)..);
+        let here = |entry: Option<(&Key, &Value)>| match entry {
+            Some((Key::Address(tap, _) | Key::Neighbour(tap, _), _)) => *tap == name,
+            _ => false,
+        };
+        here(addresses.next()) || here(neighbours.next())
+    }
+
+    fn apply(
+        &mut self,
+        changes: &[l2isolate_reconcile::Change<Key, Value>],
+        work: &mut BTreeMap<Owner, Work>,
+    ) {
+        let started = Instant::now();
+        let owners: Vec<Owner> = changes
+            .iter()
+            .map(|change| self.owner(change.key()))
+            .collect();
+        let results = self.kernel.apply(changes);
+        let now = Instant::now();
+        let share = (now - started) / u32::try_from(changes.len()).unwrap_or(u32::MAX).max(1);
+        for ((change, result), owner) in changes.iter().zip(results).zip(owners) {
+            let work = work.entry(owner).or_default();
+            work.time += share;
+            match result {
+                Ok(()) => {
+                    work.written += 1;
+                    self.reconciler.done(now, change, Ok(()));
+                }
+                // This kernel, or this namespace, doesn't have the setting.
+                Err(ApplyError::Absent(_)) if matches!(change.key(), Key::Sysctl(_, None)) => {
+                    self.reconciler
+                        .observe(now, *change.key(), Some(Value::Unavailable));
+                }
+                Err(failure) => {
+                    self.log_failure(owner, &failure);
+                    self.reconciler.done(now, change, Err(failure.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Who wants the object, or had it.
+    pub(crate) fn owner(&self, key: &Key) -> Owner {
+        let routed = || match self.reconciler.observed().get(key) {
+            Some(Value::Route(Target::Device(tap))) => Some(*tap),
+            _ => None,
+        };
+        self.reconciler
+            .owner(key)
+            .copied()
+            .or_else(|| key.device().or_else(routed).map(Owner::Tap))
+            .unwrap_or(Owner::Host)
+    }
+
+    fn log_failure(&self, owner: Owner, failure: &ApplyError) {
+        match owner {
+            Owner::Host => warn!(%failure, "can't set"),
+            Owner::Tap(tap) => {
+                let port = self.port_name(tap);
+                warn!(port, %tap, %failure, "can't set; will try again");
+            }
+        }
+    }
+
+    fn report(&self, owner: Owner, work: &Work) {
+        let us = u64::try_from(work.time.as_micros()).unwrap_or(u64::MAX);
+        let written = work.written;
+        let Owner::Tap(tap) = owner else {
+            info!(written, us, "host settings written");
+            return;
+        };
+        let left = self.reconciler.differences_of(&owner).count();
+        let port = self.port_name(tap);
+        match self.intent.on_tap(tap) {
+            _ if left > 0 => warn!(port, %tap, written, left, us, "not all in place yet"),
+            Some(checked) if checked.port.admin_state_up => info!(port, %tap, written, us, "wired"),
+            Some(_) => info!(port, %tap, written, us, "switched off: administratively down"),
+            None => info!(%tap, written, us, "cleared"),
+        }
+    }
+
+    fn port_name(&self, tap: IfName) -> &str {
+        self.intent
+            .on_tap(tap)
+            .map_or("", |checked: &std::sync::Arc<CheckedPort>| {
+                checked.port.id.as_str()
+            })
+    }
+}
+
+/// What was done for one owner in one go, for its log line.
+#[derive(Default)]
+struct Work {
+    written: usize,
+    time: Duration,
+}

@@ -1,0 +1,291 @@
+//! The agent's one thread of decisions.
+//!
+//! ```text
+//!   kernel's events ─┐
+//!   source's updates ┼─▶ wait ─▶ absorb ─▶ Engine::converge ─▶ cache ─▶ wait …
+//!   questions, clock ┘
+//! ```
+//!
+//! Whatever woke it, it does the same. Reading files and talking to clients
+//! happens in threads of their own; this one only takes what they have.
+
+use std::{
+    io::Read,
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{Arc, mpsc::Receiver},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use l2isolate_kernel::Kernel;
+use l2isolate_model::intent::{Change, Outcome};
+use l2isolate_source::{Availability, State, Update, cache::Cache, directory};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::Config,
+    control::{Answer, Request, server},
+    engine::Engine,
+    report::{self, SourceReport},
+};
+
+/// The agent, wired up.
+pub(crate) struct Agent {
+    config: Config,
+    engine: Engine,
+    cache: Cache,
+    /// Ends its thread when dropped.
+    _source: directory::Handle,
+    updates: Receiver<Update>,
+    state: State,
+    synced: Option<Timestamp>,
+    /// What is in force, but not on disk yet.
+    uncached: Vec<Outcome>,
+    questions: Receiver<server::Pending>,
+    _server: server::Server,
+    wake: Arc<EventFd>,
+    stop: UnixStream,
+    resync: UnixStream,
+    started: Timestamp,
+}
+
+impl Agent {
+    /// Takes up where the last agent ended: its last intent from disk, its
+    /// objects from the kernel.
+    ///
+    /// # Errors
+    /// What an agent can't be without: its kernel, its state directory, its
+    /// socket. That the source is away is no error.
+    pub(crate) fn start(config: Config) -> anyhow::Result<Self> {
+        let wake = Arc::new(EventFd::from_flags(
+            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+        )?);
+        let (stop, resync) = (signals(&[SIGTERM, SIGINT])?, signals(&[SIGHUP])?);
+        let waker = || {
+            let wake = Arc::clone(&wake);
+            // A full counter means that it is awake anyway.
+            move || {
+                let _ = wake.write(1);
+            }
+        };
+        let (server, questions) = server::listen(&config.socket, waker())?;
+        let kernel = Kernel::open(l2isolate_kernel::Config::new(config.route_protocol)).context(
+            "the kernel's network configuration can't be opened; the agent needs CAP_NET_ADMIN",
+        )?;
+        let mut engine = Engine::start(kernel, config.plan())?;
+        let (cache, cached) = Cache::open(&config.state_directory)?;
+        for problem in &cached.problems {
+            warn!(%problem, "last intent on disk");
+        }
+        info!(
+            objects = cached.changes.len(),
+            "read the last intent from disk"
+        );
+        engine.absorb(cached.changes, false);
+        let options = directory::Options {
+            known: engine.intent().ids().collect(),
+            grace: config.shrink_grace,
+            ..directory::Options::new(&config.intent_directory)
+        };
+        let (source, updates) = directory::spawn(options, Box::new(waker()))?;
+        Ok(Self {
+            engine,
+            cache,
+            _source: source,
+            updates,
+            state: State::default(),
+            synced: cached.synced,
+            uncached: Vec::new(),
+            questions,
+            _server: server,
+            wake,
+            stop,
+            resync,
+            started: Timestamp::now(),
+            config,
+        })
+    }
+
+    /// Works until it is told to end. What is wired stays wired.
+    ///
+    /// # Errors
+    /// Waiting itself failed.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        info!(host = %self.config.host, "started");
+        let mut look = Instant::now() + self.config.resync_interval;
+        loop {
+            self.engine.converge();
+            self.write_cache();
+            let due = self.engine.due().map_or(look, |due| due.min(look));
+            let woken = self.wait(due.saturating_duration_since(Instant::now()))?;
+            if woken.stop {
+                info!("ending; what is wired stays wired");
+                return Ok(());
+            }
+            if woken.resync || Instant::now() >= look {
+                self.engine.observe();
+                look = Instant::now() + self.config.resync_interval;
+            }
+            self.engine.listen();
+            while let Ok(update) = self.updates.try_recv() {
+                self.absorb(update);
+            }
+            while let Ok(pending) = self.questions.try_recv() {
+                let answer = self.answer(pending.request);
+                // A client that has gone needs no answer.
+                let _ = pending.reply.send(answer);
+            }
+        }
+    }
+
+    /// Waits for whatever comes first, at most for `longest`.
+    fn wait(&self, longest: Duration) -> anyhow::Result<Woken> {
+        let mut fds = [
+            PollFd::new(self.engine.kernel().as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.resync.as_fd(), PollFlags::POLLIN),
+        ];
+        // Rounded up: waking a moment early would only mean waiting again.
+        let ms = longest.as_micros().div_ceil(1000);
+        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("waiting for events"),
+        }
+        let [_, wake, stop, resync] = fds.map(|fd| fd.any().unwrap_or(false));
+        if wake {
+            // Its only content is that somebody has something.
+            let _ = self.wake.read();
+        }
+        if resync {
+            let _ = (&self.resync).read(&mut [0; 64]);
+        }
+        Ok(Woken { stop, resync })
+    }
+
+    fn absorb(&mut self, update: Update) {
+        let Update {
+            changes,
+            complete,
+            state,
+        } = update;
+        log_source(&self.config, &self.state, &state);
+        self.state = state;
+        for (_, change) in &changes {
+            if let Change::Bad(problem) = change {
+                warn!(%problem, "refused; what was known of it stays");
+            }
+        }
+        let outcome = self.engine.absorb(changes, complete);
+        for problem in &outcome.problems {
+            warn!(%problem, "refused; what was known of it stays");
+        }
+        self.uncached.push(outcome);
+    }
+
+    /// Writes what the last updates changed to disk; after the kernel, which
+    /// guests wait for.
+    fn write_cache(&mut self) {
+        if self.uncached.is_empty() {
+            return;
+        }
+        let mut failures = Vec::new();
+        for outcome in self.uncached.drain(..) {
+            failures.extend(self.cache.store(&outcome.accepted));
+            failures.extend(self.cache.remove(&outcome.gone));
+        }
+        let now = Timestamp::now();
+        failures.extend(self.cache.set_synced(now).err());
+        self.synced = Some(now);
+        for failure in failures {
+            error!(%failure, "the last intent can't be kept on disk; after a restart without its source the agent would know an older one");
+        }
+    }
+
+    fn answer(&self, request: Request) -> Answer {
+        let value = match request {
+            Request::Status => {
+                let status = report::status(
+                    &self.engine,
+                    &self.config.host,
+                    self.started,
+                    self.source_report(),
+                    &self.state.problems,
+                );
+                serde_json::to_value(status)
+            }
+            Request::Ports => serde_json::to_value(report::ports(&self.engine)),
+            Request::Diff => serde_json::to_value(report::differences(&self.engine)),
+        };
+        value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
+    }
+
+    fn source_report(&self) -> SourceReport {
+        let (away, away_since) = match &self.state.availability {
+            Availability::Starting => (Some("not read yet".to_owned()), Some(self.started)),
+            Availability::Available { .. } => (None, None),
+            Availability::Away { since, reason } => (Some(reason.clone()), Some(*since)),
+        };
+        SourceReport {
+            name: source_name(&self.config),
+            away,
+            away_since,
+            complete: self.engine.complete(),
+            last_update: self.synced,
+            held_deletions: self.state.held.as_ref().map_or(0, |held| held.ports),
+            held_until: self.state.held.as_ref().map(|held| held.until),
+        }
+    }
+}
+
+/// Why waiting ended, beside events that are looked at anyway.
+struct Woken {
+    stop: bool,
+    resync: bool,
+}
+
+fn source_name(config: &Config) -> String {
+    format!("directory {}", config.intent_directory.display())
+}
+
+fn log_source(config: &Config, before: &State, now: &State) {
+    let source = source_name(config);
+    match (&before.availability, &now.availability) {
+        (Availability::Away { .. }, Availability::Away { .. }) => {}
+        (_, Availability::Away { reason, .. }) => {
+            warn!(
+                source,
+                reason, "the source is away; working from the last intent"
+            );
+        }
+        (Availability::Away { .. }, Availability::Available { .. }) => {
+            info!(source, "the source is back")
+        }
+        _ => {}
+    }
+    for problem in now
+        .problems
+        .iter()
+        .filter(|problem| !before.problems.contains(problem))
+    {
+        warn!(%problem, "refused; what was known stays");
+    }
+}
+
+/// A stream that becomes readable when one of the signals comes.
+fn signals(signals: &[i32]) -> anyhow::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
+    }
+    Ok(read)
+}
