@@ -1,5 +1,13 @@
 //! The last intent on disk: what is stored comes back, and nothing that is
 //! wrong there costs more than itself.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly"
+)]
 
 use std::{
     fs,

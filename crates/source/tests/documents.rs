@@ -1,4 +1,12 @@
 //! The schema, the examples that show it, and readers that no text can break.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly"
+)]
 
 use std::{
     fs,

@@ -1,4 +1,12 @@
 //! The guard's rules, with a clock of the test's own.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,12 @@
 //! The directory source on a real file system, seen from downstream.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly"
+)]
 
 mod away;
 mod changes;
