@@ -41,6 +41,8 @@ pub(crate) struct Engine {
     /// Full observations since the start, and those forced by lost events.
     observations: u64,
     overruns: u64,
+    /// The last rounds ended before all was done that can be done.
+    unfinished: bool,
 }
 
 impl Engine {
@@ -59,6 +61,7 @@ impl Engine {
             reconciler: Reconciler::default(),
             observations: 1,
             overruns: 0,
+            unfinished: false,
             config,
         };
         engine
@@ -202,12 +205,14 @@ impl Engine {
     /// that can be done now.
     pub(crate) fn converge(&mut self) {
         let mut work: BTreeMap<Owner, Work> = BTreeMap::new();
+        self.unfinished = true;
         for _ in 0..ROUNDS {
             for tap in std::mem::take(&mut self.dirty) {
                 self.plan(tap);
             }
             let changes = self.reconciler.next(Instant::now());
             if changes.is_empty() {
+                self.unfinished = false;
                 break;
             }
             self.apply(&changes, &mut work);
@@ -221,11 +226,11 @@ impl Engine {
 
     /// When the next thing that has to wait is due.
     pub(crate) fn due(&self) -> Option<Instant> {
-        if self.dirty.is_empty() {
-            self.reconciler.due(Instant::now())
-        } else {
-            Some(Instant::now())
+        let now = Instant::now();
+        if self.unfinished || !self.dirty.is_empty() {
+            return Some(now);
         }
+        self.reconciler.due(now)
     }
 
     fn plan(&mut self, name: IfName) {

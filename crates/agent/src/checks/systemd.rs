@@ -36,7 +36,7 @@ pub(super) fn foreign_routes(host: &dyn Host) -> Option<Finding> {
         Some((path, value))
     });
     let (seen_in, value) = last
-        .last()
+        .next_back()
         .unwrap_or_else(|| (host.path("/etc/systemd/networkd.conf"), "yes".to_owned()));
     if ["no", "false", "off", "0"].contains(&value.to_ascii_lowercase().as_str()) {
         return None;
