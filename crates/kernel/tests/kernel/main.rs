@@ -1,0 +1,12 @@
+//! The kernel crate against the real kernel, each test in a network namespace
+//! of its own.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panics")]
+
+mod common;
+mod events;
+mod objects;
+mod overrun;
+mod ownership;
+mod settings;
+mod silent;

@@ -1,0 +1,37 @@
+//! Events that are lost.
+
+use l2isolate_kernel::{
+    Lost,
+    testing::{in_new_netns, ip, ip_batch, tap},
+};
+
+use crate::common::{Host, address, route};
+
+/// A queue that overran is told, until everything was observed anew; then the
+/// map is right, and events go on.
+#[test]
+fn lost_until_observed() {
+    in_new_netns(|| {
+        tap("tap0", "vm0");
+        let mut host = Host::with_queue(8192);
+        host.set([address("tap0", "10.0.0.1/32"), route("10.0.0.5/32", "tap0")]);
+        host.drain();
+        let strangers =
+            (0..2000).map(|n| format!("route add 10.1.{}.{}/32 dev tap0", n / 250, n % 250));
+        ip_batch(strangers);
+        ip("address del 10.0.0.1/32 dev tap0");
+        assert_eq!(host.kernel.drain(), Err(Lost));
+        assert_eq!(host.kernel.drain(), Err(Lost));
+        // Changes can be made all the same.
+        host.set([route("10.0.0.6/32", "tap0")]);
+        assert_eq!(host.kernel.drain(), Err(Lost));
+        let seen = host.kernel.observe().unwrap();
+        (host.objects, host.links) = (seen.objects, seen.links);
+        assert!(!host.has(&route("10.0.0.5/32", "tap0")));
+        assert!(host.has(&route("10.0.0.6/32", "tap0")));
+        assert_eq!(host.kernel.drain(), Ok(Vec::new()));
+        ip("link set tap0 down");
+        host.settle();
+        assert!(!host.has(&route("10.0.0.6/32", "tap0")));
+    });
+}
