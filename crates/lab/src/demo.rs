@@ -4,7 +4,6 @@
 
 use std::{
     io::Write,
-    net::IpAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -192,37 +191,24 @@ fn hypervisor(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// What ToRs learned from a hypervisor is the hypervisor's own, no more.
+/// What a hypervisor tells its ToRs is its own, no more.
 fn no_transit(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
     let mut holds = true;
     for interface in &node.interfaces {
         for family in Family::ALL {
-            let learned = lab.learned(&interface.peer, &node.name, family)?;
-            let own = lab
-                .fabric()
-                .vms_on(&node.name)
-                .map(|vm| vm.address(family))
-                .chain([node.loopback(family)])
-                .map(host_route);
-            holds &= learned == own.collect();
+            let own = lab.own_prefixes(node, family);
+            holds &= lab.announced(&node.name, &interface.peer, family)? == own;
+            holds &= lab.learned(&interface.peer, &node.name, family)? == own;
         }
     }
     report.claim(
         holds,
         &format!(
-            "its ToRs learned the VMs of {} and its loopback from it and nothing else: \
-             a hypervisor is no transit",
+            "{} announces its VMs and its loopback and nothing else, which is what its ToRs \
+             learned: a hypervisor is no transit",
             node.name
         ),
     )
-}
-
-/// The prefix that holds one address alone.
-fn host_route(address: IpAddr) -> String {
-    match Family::of(address) {
-        Family::V4 => format!("{address}/32"),
-        Family::V6 => format!("{address}/128"),
-    }
 }
 
 fn agent_killed(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {

@@ -395,6 +395,31 @@ impl Lab {
         daemon::learned(node, &self.directory.node(&node.name), peer, family)
     }
 
+    /// The prefixes that router `node` announces to its neighbour `peer`.
+    ///
+    /// # Errors
+    /// There is no such router, or its daemon doesn't answer.
+    pub fn announced(&self, node: &str, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+        let node = self.fabric().node(node)?;
+        daemon::announced(node, &self.directory.node(&node.name), peer, family)
+    }
+
+    /// What a hypervisor shall announce, and nothing else: its loopback and
+    /// its VMs.
+    #[must_use]
+    pub fn own_prefixes(&self, node: &Node, family: Family) -> BTreeSet<String> {
+        let length = match family {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        self.fabric()
+            .vms_on(&node.name)
+            .map(|vm| vm.address(family))
+            .chain([node.loopback(family)])
+            .map(|address| format!("{address}/{length}"))
+            .collect()
+    }
+
     /// Waits until every session is established and every switch has a route
     /// to every VM and hypervisor.
     ///

@@ -77,19 +77,26 @@ pub(super) fn sessions(node: &Node, directory: &Path) -> Result<Vec<Session>> {
 }
 
 pub(super) fn learned(directory: &Path, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+    routes(directory, family, "protocol", peer)
+}
+
+pub(super) fn announced(directory: &Path, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+    routes(directory, family, "export", peer)
+}
+
+/// Prefixes of `show route` for a session, seen as `which` says.
+fn routes(directory: &Path, family: Family, which: &str, peer: &str) -> Result<BTreeSet<String>> {
     let table = match family {
         Family::V4 => "master4",
         Family::V6 => "master6",
     };
-    let command = format!("show route table {table} protocol {}", protocol(peer));
+    let command = format!("show route table {table} {which} {}", protocol(peer));
     let lines = ask(&directory.join(SOCKET), &command)?;
     // A line with a route starts with its prefix; others with a space, a word
     // or nothing.
     let prefix = |line: &String| {
-        line.split(' ')
-            .next()
-            .filter(|p| p.contains('/'))
-            .map(str::to_owned)
+        let first = line.split(' ').next()?;
+        first.contains('/').then(|| first.to_owned())
     };
     Ok(lines.iter().filter_map(prefix).collect())
 }

@@ -130,14 +130,35 @@ pub(super) fn sessions(directory: &Path) -> Result<Vec<Session>> {
 }
 
 pub(super) fn learned(directory: &Path, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+    neighbor_routes(directory, peer, family, "routes", "routes")
+}
+
+pub(super) fn announced(directory: &Path, peer: &str, family: Family) -> Result<BTreeSet<String>> {
+    neighbor_routes(
+        directory,
+        peer,
+        family,
+        "advertised-routes",
+        "advertisedRoutes",
+    )
+}
+
+/// Prefixes that bgpd lists under `key` for what `which` asks.
+fn neighbor_routes(
+    directory: &Path,
+    peer: &str,
+    family: Family,
+    which: &str,
+    key: &str,
+) -> Result<BTreeSet<String>> {
     let family = family.to_string().to_lowercase();
-    let command = format!("show bgp {family} unicast neighbors {peer} routes json");
+    let command = format!("show bgp {family} unicast neighbors {peer} {which} json");
     let answer = ask_json(directory, &command)?;
-    let routes = answer.get("routes").and_then(Value::as_object);
+    let routes = answer.get(key).and_then(Value::as_object);
     Ok(routes
         .into_iter()
         .flatten()
-        .map(|(p, _)| p.clone())
+        .map(|(prefix, _)| prefix.clone())
         .collect())
 }
 

@@ -109,6 +109,22 @@ pub fn learned(
     }
 }
 
+/// The prefixes that a node announces to one of its neighbours.
+///
+/// # Errors
+/// The daemon doesn't answer.
+pub fn announced(
+    node: &Node,
+    directory: &Path,
+    peer: &str,
+    family: Family,
+) -> Result<BTreeSet<String>> {
+    match node.flavour {
+        Flavour::Frr => frr::announced(directory, peer, family),
+        Flavour::Bird => bird::announced(directory, peer, family),
+    }
+}
+
 /// Removes what a daemon left outside the lab's directory.
 pub fn sweep(process: Identity) {
     frr::sweep(process);

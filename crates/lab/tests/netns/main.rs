@@ -1,0 +1,11 @@
+//! The lab itself, on real namespaces and daemons. Needs root, frr and bird2.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly"
+)]
+
+mod fixture;
+mod hand_over;
+mod lifecycle;
+mod whole;
