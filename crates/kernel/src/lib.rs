@@ -76,6 +76,14 @@ pub struct Config {
     pub protocol: u8,
 }
 
+impl Config {
+    /// With that protocol number.
+    #[must_use]
+    pub const fn new(protocol: u8) -> Self {
+        Self { protocol }
+    }
+}
+
 /// The kernel's network configuration in one network namespace.
 pub struct Kernel {
     config: Config,

@@ -12,7 +12,7 @@ use l2isolate_model::{
 };
 use l2isolate_reconcile::Change;
 
-pub(crate) const CONFIG: Config = Config { protocol: 76 };
+pub(crate) const CONFIG: Config = Config::new(76);
 pub(crate) const METRIC: u32 = 5;
 pub(crate) const FLOOR: u32 = (200 << 24) | 5;
 

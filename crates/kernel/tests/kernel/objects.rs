@@ -50,8 +50,10 @@ fn addresses() {
             address("tap0", "fe80::1/64"),
         ];
         host.set(ours);
-        host.drain();
-        assert!(ours.iter().all(|object| host.has(object)));
+        let events = host.drain();
+        for object in &ours {
+            assert!(host.has(object), "{}: {events:?}", object.0);
+        }
         let shown = ip("address show dev tap0");
         assert!(shown.contains("inet 10.252.0.1/32 scope global"), "{shown}");
         assert!(shown.contains("inet6 fe80::1/64 scope link"), "{shown}");
