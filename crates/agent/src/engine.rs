@@ -207,9 +207,7 @@ impl Engine {
         let mut work: BTreeMap<Owner, Work> = BTreeMap::new();
         self.unfinished = true;
         for _ in 0..ROUNDS {
-            for tap in std::mem::take(&mut self.dirty) {
-                self.plan(tap);
-            }
+            self.plan_dirty();
             let changes = self.reconciler.next(Instant::now());
             if changes.is_empty() {
                 self.unfinished = false;
@@ -221,6 +219,14 @@ impl Engine {
         }
         for (owner, work) in work {
             self.report(owner, &work);
+        }
+    }
+
+    /// Plans what is dirty. By itself this changes nothing but what
+    /// [`Self::reconciler`] tells of differences.
+    pub(crate) fn plan_dirty(&mut self) {
+        for tap in std::mem::take(&mut self.dirty) {
+            self.plan(tap);
         }
     }
 

@@ -38,7 +38,16 @@ enum Command {
     /// What has become of each port?
     Ports(Ask),
     /// What would be written to the kernel now, and what is held or fails?
-    Diff(Ask),
+    Diff {
+        #[command(flatten)]
+        ask: Ask,
+        /// Don't ask the agent: say what one that is started with these files
+        /// now would write.
+        #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+        config_file: Vec<PathBuf>,
+    },
+    /// Let go the deletions that are held since too many came at once.
+    Release(Ask),
     /// Check configuration files, and the host for services that would fight the agent.
     CheckConfig {
         /// INI file; may be given several times, later files win.
@@ -66,7 +75,10 @@ fn main() -> ExitCode {
         Command::Agent { config_file } => commands::agent::run(&config_file),
         Command::Status(ask) => commands::status::run(&ask.socket, ask.json),
         Command::Ports(ask) => commands::ports::run(&ask.socket, ask.json),
-        Command::Diff(ask) => commands::diff::run(&ask.socket, ask.json),
+        Command::Diff { ask, config_file } => {
+            commands::diff::run(&ask.socket, &config_file, ask.json)
+        }
+        Command::Release(ask) => commands::release::run(&ask.socket, ask.json),
         Command::CheckConfig { config_file, json } => {
             commands::check_config::run(&config_file, json)
         }

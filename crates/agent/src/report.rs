@@ -106,6 +106,8 @@ pub(crate) struct StatusReport {
     pub(crate) source: SourceReport,
     /// Ports by what they have come to.
     pub(crate) ports: BTreeMap<PortState, usize>,
+    /// Devices named like Nova's taps that no port of the intent has.
+    pub(crate) stray_taps: Vec<IfName>,
     /// Guests' prefixes that are routed here now, and so announced.
     pub(crate) announced: usize,
     /// The host's own prefixes announced beside them.
@@ -250,6 +252,7 @@ pub(crate) fn status(
             && source.complete,
         source,
         ports: by_state,
+        stray_taps: stray_taps(engine),
         announced: announced.count().saturating_sub(loopbacks),
         loopbacks,
         differences,
@@ -261,4 +264,24 @@ pub(crate) fn status(
         unavailable: unavailable.map(|(key, _)| key.to_string()).collect(),
         problems,
     }
+}
+
+fn stray_taps(engine: &Engine) -> Vec<IfName> {
+    let stray = |name: &&IfName| named_by_nova(**name) && engine.intent().on_tap(**name).is_none();
+    engine.taps().keys().filter(stray).copied().collect()
+}
+
+/// Nova's names for taps: `tap` and the first eleven characters of a UUID.
+fn named_by_nova(name: IfName) -> bool {
+    let Some(id) = name.as_str().strip_prefix("tap") else {
+        return false;
+    };
+    let fits = |(place, c): (usize, char)| {
+        if place == 8 {
+            c == '-'
+        } else {
+            c.is_ascii_hexdigit()
+        }
+    };
+    id.len() == 11 && id.chars().enumerate().all(fits)
 }

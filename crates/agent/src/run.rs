@@ -41,8 +41,7 @@ pub(crate) struct Agent {
     config: Config,
     engine: Engine,
     cache: Cache,
-    /// Ends its thread when dropped.
-    _source: directory::Handle,
+    source: directory::Handle,
     updates: Receiver<Update>,
     state: State,
     synced: Option<Timestamp>,
@@ -98,7 +97,7 @@ impl Agent {
         Ok(Self {
             engine,
             cache,
-            _source: source,
+            source,
             updates,
             state: State::default(),
             synced: cached.synced,
@@ -224,6 +223,15 @@ impl Agent {
             }
             Request::Ports => serde_json::to_value(report::ports(&self.engine)),
             Request::Diff => serde_json::to_value(report::differences(&self.engine)),
+            Request::Release => {
+                let held = self.state.held.as_ref().map_or(0, |held| held.ports);
+                warn!(
+                    ports = held,
+                    "deletions that were held are let go on request"
+                );
+                self.source.release();
+                serde_json::to_value(held)
+            }
         };
         value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
     }

@@ -2,8 +2,6 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::bail;
-
 use crate::{config, logging, run::Agent};
 
 /// Runs until a signal ends it.
@@ -12,12 +10,8 @@ use crate::{config, logging, run::Agent};
 /// The configuration is wrong, or something the agent can't be without is
 /// missing.
 pub(crate) fn run(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(files)?;
-    if !loaded.problems.is_empty() {
-        let all: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
-        bail!("the configuration is wrong:\n{}", all.join("\n"));
-    }
-    logging::init(&loaded.config)?;
-    Agent::start(loaded.config)?.run()?;
+    let config = config::load_sound(files)?;
+    logging::init(&config)?;
+    Agent::start(config)?.run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 use std::{fmt::Write, path::Path, process::ExitCode};
 
 use jiff::{SpanRound, Timestamp, Unit};
+use l2isolate_model::IfName;
 
 use super::{print, well};
 use crate::{
@@ -72,7 +73,7 @@ fn text(report: &StatusReport) -> String {
         line(
             "HELD",
             format!(
-                "deletion of {} ports at once is held{until}",
+                "deletion of {} ports at once is held{until}; `l2isolate release` lets it go",
                 source.held_deletions
             ),
         );
@@ -105,6 +106,13 @@ fn text(report: &StatusReport) -> String {
             report.written, report.failed, report.undone, report.observations, report.lost_events
         ),
     );
+    if !report.stray_taps.is_empty() {
+        let names: Vec<&str> = report.stray_taps.iter().map(IfName::as_str).collect();
+        line(
+            "stray taps",
+            format!("{}: no port of the intent has them", names.join(", ")),
+        );
+    }
     if !report.unavailable.is_empty() {
         line(
             "",

@@ -124,6 +124,19 @@ pub(crate) enum Error {
     Default(#[from] Problem),
 }
 
+/// Reads configuration files that somebody is to work with.
+///
+/// # Errors
+/// Anything that is wrong with them, all of it at once.
+pub(crate) fn load_sound(files: &[PathBuf]) -> anyhow::Result<Config> {
+    let loaded = load(files)?;
+    if !loaded.problems.is_empty() {
+        let all: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+        anyhow::bail!("the configuration is wrong:\n{}", all.join("\n"));
+    }
+    Ok(loaded.config)
+}
+
 /// Reads configuration files; later ones win.
 ///
 /// # Errors

@@ -1,8 +1,7 @@
-//! The agent's Unix socket: who may connect may ask, nobody may change.
+//! The agent's Unix socket: who may connect may ask, and let go what is held.
 //!
 //! One JSON object on a line asks, one on a line answers, then the connection
-//! ends. The socket's permissions (0660, `socket_group` where one is set) say
-//! who may.
+//! ends. The socket's permissions (0660) say who may.
 
 pub(crate) mod client;
 pub(crate) mod server;
@@ -22,6 +21,8 @@ pub(crate) enum Request {
     Ports,
     /// A list of [`crate::report::DifferenceReport`].
     Diff,
+    /// Let the deletions go that are held. Answers how many ports they are of.
+    Release,
 }
 
 /// The agent's answer.
