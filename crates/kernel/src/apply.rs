@@ -242,10 +242,10 @@ impl Kernel {
                     Change::Set(Key::Route(prefix, metric), _) => {
                         self.mirror.settle((*prefix, *metric));
                     }
-                    Change::Set(Key::Neighbour(tap, ip), Value::Mac(mac)) => {
-                        self.told.extend(self.mirror.became_ours(*tap, *ip, *mac));
+                    Change::Set(key, value) => {
+                        self.told.extend(self.mirror.became(*key, *value));
                     }
-                    _ => {}
+                    Change::Delete(_) => {}
                 }
                 return Ok(());
             }

@@ -90,7 +90,7 @@ pub struct Kernel {
     requests: Requests,
     monitor: Monitor,
     mirror: Mirror,
-    /// Events of our changes that the kernel may not announce.
+    /// Events of our changes that the kernel announces late, or never.
     told: Vec<Event>,
     /// Events were lost, or nothing was observed yet.
     lost: bool,

@@ -112,13 +112,19 @@ impl Mirror {
         self.contested.remove(&slot);
     }
 
-    /// Notes a neighbour entry that was set, since the kernel says nothing where
-    /// only its protocol number is new.
-    pub(crate) fn became_ours(&mut self, name: IfName, ip: IpAddr, mac: Mac) -> Option<Event> {
-        let device = self.devices.get_mut(self.names.get(&name)?)?;
-        let known = device.neighbours.insert(ip, mac);
-        let value = Some(Value::Mac(mac));
-        (known != Some(mac)).then_some(Event::Object(Key::Neighbour(name, ip), value))
+    /// Notes what was set on a device. The kernel says of a new IPv6 address
+    /// only a moment later, and nothing where no more than a neighbour entry's
+    /// protocol number is new.
+    pub(crate) fn became(&mut self, key: Key, value: Value) -> Option<Event> {
+        let device = self.devices.get_mut(self.names.get(&key.device()?)?)?;
+        let new = match (key, value) {
+            (Key::Address(_, net), Value::Address) => device.addresses.insert(net),
+            (Key::Neighbour(_, ip), Value::Mac(mac)) => {
+                device.neighbours.insert(ip, mac) != Some(mac)
+            }
+            _ => false,
+        };
+        new.then_some(Event::Object(key, Some(value)))
     }
 
     /// All objects but the settings.
