@@ -191,13 +191,11 @@ impl Worker {
     }
 
     fn set_availability(&mut self, result: Result<(), Away>, now: Instant) {
-        let directory = self.options.directory.display();
         let since = Timestamp::now();
         match result {
             Ok(()) => {
                 self.first_read.get_or_insert(now);
                 if !self.is_available() {
-                    tracing::info!(%directory, "the source of intent is read and followed");
                     self.availability = Availability::Available { since };
                 }
                 let unwatched = self.watch.error().is_some();
@@ -213,10 +211,7 @@ impl Worker {
                 self.scan_at = now + RETRY;
                 match &mut self.availability {
                     Availability::Away { reason: old, .. } => *old = reason,
-                    other => {
-                        tracing::error!(%directory, reason, "the source of intent is away; what is known of it stays in force");
-                        *other = Availability::Away { since, reason };
-                    }
+                    other => *other = Availability::Away { since, reason },
                 }
             }
         }
@@ -283,14 +278,10 @@ impl Worker {
         })
     }
 
+    /// Held deletions are said aloud here; all else of a state is for whoever
+    /// gets it.
     fn log(&self, state: &State) {
-        let before = self.last.as_ref();
-        for problem in &state.problems {
-            if before.is_none_or(|before| !before.problems.contains(problem)) {
-                tracing::warn!("{problem}");
-            }
-        }
-        let held_before = before.and_then(|before| before.held.as_ref());
+        let held_before = self.last.as_ref().and_then(|last| last.held.as_ref());
         match (&state.held, held_before) {
             (Some(held), old) if old.is_none_or(|old| old.ports < held.ports) => {
                 tracing::error!(
