@@ -21,6 +21,10 @@ use crate::{
 
 /// The agent's program file and process name.
 pub const PROGRAM: &str = "l2isolate";
+/// The protocol number of the agent's routes, its default.
+pub const ROUTE_PROTOCOL: u8 = 76;
+/// The metric of routes to announce, its default.
+pub const ROUTE_METRIC: u32 = 5;
 const SUBNET4: &str = "44444444-0000-4000-8000-000000000004";
 const SUBNET6: &str = "66666666-0000-4000-8000-000000000006";
 const GROUP: &str = "aaaaaaaa-0000-4000-8000-000000000001";

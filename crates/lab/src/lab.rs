@@ -571,6 +571,11 @@ pub enum AgentStatus {
 /// # Errors
 /// There is nothing of that name, or something can't be removed.
 pub fn down(name: &str) -> Result<()> {
+    let lock = state::lock()?;
+    down_locked(name, &lock)
+}
+
+fn down_locked(name: &str, lock: &state::Lock) -> Result<()> {
     let directory = Directory::of(name)?;
     let namespaces = netns::list(Names::of(name).prefix())?;
     if namespaces.is_empty() && !directory.path().exists() {
@@ -593,7 +598,7 @@ pub fn down(name: &str) -> Result<()> {
         daemon::sweep(*process);
     }
     netns::delete(&namespaces)?;
-    directory.remove()
+    directory.remove(lock)
 }
 
 /// Takes down all labs whose owner has died; returns their names.
@@ -602,6 +607,10 @@ pub fn down(name: &str) -> Result<()> {
 /// One can't be taken down.
 pub fn down_dead() -> Result<Vec<String>> {
     let mut gone = Vec::new();
+    if state::labs()?.is_empty() {
+        return Ok(gone);
+    }
+    let lock = state::lock()?;
     for name in state::labs()? {
         let Ok(directory) = Directory::of(&name) else {
             continue;
@@ -611,7 +620,7 @@ pub fn down_dead() -> Result<Vec<String>> {
             continue;
         };
         if state.owner.is_some_and(|owner| !owner.lives()) {
-            down(&name)?;
+            down_locked(&name, &lock)?;
             gone.push(name);
         }
     }

@@ -116,7 +116,10 @@ pub fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    let mut command = Command::new("ip");
+    // Killed itself if this process is: nothing shall go on making namespaces
+    // while another run already removes what is left of this one.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "ip"]);
     if let Some(name) = namespace {
         command.args(["-netns", name]);
     }

@@ -5,10 +5,12 @@
 //! happens later, `down` knows the lab.
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
+    fs::{File, Metadata},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, fabric::Fabric, process::Identity};
@@ -56,8 +58,7 @@ impl Directory {
     /// # Errors
     /// It exists already, or can't be made.
     pub fn create(&self, name: &str, state: &State) -> Result<()> {
-        std::fs::create_dir_all(ROOT).map_err(Error::file(Path::new(ROOT)))?;
-        // One system call decides which of two simultaneous labs is first.
+        let _lock = lock()?;
         match std::fs::create_dir(&self.path) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(Error::LabExists(name.to_owned()));
@@ -99,11 +100,12 @@ impl Directory {
         }
     }
 
-    /// Removes the directory and all in it, if there.
+    /// Removes the directory and all in it, if there, with what is common to
+    /// all labs if this was the last.
     ///
     /// # Errors
     /// It can't be removed.
-    pub fn remove(&self) -> Result<()> {
+    pub fn remove(&self, _lock: &Lock) -> Result<()> {
         match std::fs::remove_dir_all(&self.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::file(&self.path)(e));
@@ -125,6 +127,33 @@ impl Directory {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Held while labs are made and removed: one at a time.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its end")] Flock<File>);
+
+/// Waits for the lock.
+///
+/// # Errors
+/// The common directory can't be made or locked.
+pub fn lock() -> Result<Lock> {
+    let root = Path::new(ROOT);
+    loop {
+        std::fs::create_dir_all(root).map_err(Error::file(root))?;
+        let Ok(directory) = File::open(root) else {
+            continue; // removed by another run in between
+        };
+        let flock = Flock::lock(directory, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| Error::errno(format!("locking {ROOT}"))(errno))?;
+        // The run before may have removed the directory that is now locked.
+        let identity = |meta: Metadata| (meta.dev(), meta.ino());
+        let locked = flock.metadata().map_err(Error::file(root))?;
+        let there = std::fs::metadata(root).ok();
+        if there.map(identity) == Some(identity(locked)) {
+            return Ok(Lock(flock));
+        }
     }
 }
 

@@ -18,7 +18,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Session, runs};
+use l2isolate_advertise::bird::{EXPORT, filter};
+
+use super::{Session, handover, runs};
 use crate::{
     Error, Result,
     fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
@@ -203,19 +205,18 @@ fn bird_conf(node: &Node, directory: &Path) -> String {
 
 /// Exchange with the kernel's main tables.
 fn kernel(out: &mut String, node: &Node) {
+    if node.role == Role::Hypervisor {
+        for family in l2isolate_advertise::Family::ALL {
+            out.push_str(&filter(&handover(), family));
+        }
+    }
     for family in [4, 6] {
         // The scan finds routes that were written while their tap had no
         // carrier: BIRD ignores those, and the kernel tells nobody when
         // carrier comes.
-        //
-        // Exactly what the agent marked as to be announced; preferred to what
-        // BGP says of the same address.
         let import = match node.role {
-            Role::Hypervisor => {
-                "import filter { if krt_source = 76 && krt_metric = 5 \
-                 then { preference = 200; accept; } reject; }"
-            }
-            _ => "import none",
+            Role::Hypervisor => format!("import filter l2isolate{family}"),
+            _ => "import none".to_owned(),
         };
         let _ = write!(
             out,
@@ -271,10 +272,7 @@ fn import(own: Role, peer: Role, family: u8) -> String {
 fn export(own: Role, peer: Role, family: u8) -> String {
     match (own, peer) {
         (Role::Tor, Role::Hypervisor) => format!("where net = {}", default(family)),
-        (Role::Hypervisor, _) => {
-            "filter { if source = RTS_INHERIT then { bgp_origin = ORIGIN_IGP; accept; } reject; }"
-                .to_owned()
-        }
+        (Role::Hypervisor, _) => EXPORT.to_owned(),
         _ => "where source = RTS_BGP || source = RTS_STATIC".to_owned(),
     }
 }

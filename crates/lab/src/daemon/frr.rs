@@ -1,15 +1,12 @@
 //! FRRouting: zebra and bgpd.
 //!
-//! The configuration carries what FRR 8.4 needs to start fast and to survive
-//! its own restart; each line that isn't obvious says why in the file that an
-//! operator finds in the lab's directory. Asks bgpd over its vty socket, whose
-//! framing is: a command ends with NUL, an answer with three NULs and a status.
+//! Asks bgpd over its vty socket, whose framing is: a command ends with NUL, an
+//! answer with three NULs and a status.
 //!
-//! What can break it: a newer FRR's configuration language or JSON.
+//! What can break it: a newer FRR's options or JSON.
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
@@ -20,14 +17,17 @@ use std::{
 use nix::unistd::{Group, User};
 use serde_json::{Map, Value};
 
-use super::{Session, runs};
+use super::{
+    Session,
+    frr_config::{bgpd_conf, zebra_conf},
+    runs,
+};
 use crate::{
     Error, Result,
-    fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
+    fabric::{Family, Node},
     netns,
     process::{self, Identity},
     state::replace,
-    topology::Role,
 };
 
 pub(super) const PROGRAMS: [&str; 2] = ["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd"];
@@ -207,176 +207,4 @@ pub(super) fn sweep(process: Identity) {
     }
     // Only if it is empty: another FRR may use it.
     let _ = std::fs::remove_dir(BUFFERS);
-}
-
-fn zebra_conf(node: &Node) -> String {
-    format!(
-        "hostname {}\n\
-         ! With nexthop groups in the kernel, a link that flapped stays out of\n\
-         ! the kernel's route while zebra shows it (FRR 8.4).\n\
-         no zebra nexthop kernel enable\n",
-        node.name
-    )
-}
-
-/// Name of the peer group for neighbours of one role.
-fn group(role: Role) -> &'static str {
-    match role {
-        Role::Spine => "SPINES",
-        Role::Tor => "TORS",
-        Role::Hypervisor => "HYPERVISORS",
-    }
-}
-
-fn bgpd_conf(node: &Node) -> String {
-    let mut out = String::new();
-    let _ = writeln!(out, "hostname {}", node.name);
-    // Policies stand before `router bgp`: a session that comes up before its
-    // route-map is there sends End-of-RIB too early and voids graceful restart.
-    policies(&mut out, node);
-    out.push_str("bgp route-map delay-timer 0\n");
-    let _ = write!(
-        out,
-        "router bgp {}\n bgp router-id {}\n \
-         no bgp default ipv4-unicast\n \
-         no bgp ebgp-requires-policy\n \
-         no bgp network import-check\n \
-         bgp bestpath as-path multipath-relax\n \
-         bgp graceful-restart\n \
-         bgp graceful-restart preserve-fw-state\n \
-         coalesce-time 0\n \
-         timers bgp 3 9\n",
-        node.asn, node.loopback4
-    );
-    let mut roles: Vec<Role> = node.interfaces.iter().map(|i| i.peer_role).collect();
-    roles.sort();
-    roles.dedup();
-    for role in &roles {
-        let group = group(*role);
-        let _ = writeln!(out, " neighbor {group} peer-group");
-        let _ = writeln!(out, " neighbor {group} remote-as external");
-        let _ = writeln!(out, " neighbor {group} timers connect 1");
-    }
-    for interface in &node.interfaces {
-        let (name, group) = (&interface.peer, group(interface.peer_role));
-        let _ = writeln!(out, " neighbor {name} interface peer-group {group}");
-    }
-    for family in [4, 6] {
-        let _ = writeln!(out, " address-family ipv{family} unicast");
-        origins(&mut out, node, family);
-        for role in &roles {
-            let group = group(*role);
-            let _ = writeln!(out, "  neighbor {group} activate");
-            let (inward, outward) = directions(node.role, *role);
-            if let Some(map) = inward {
-                let _ = writeln!(out, "  neighbor {group} route-map {map} in");
-            }
-            if let Some(map) = outward {
-                let _ = writeln!(out, "  neighbor {group} route-map {map} out");
-            }
-        }
-        out.push_str(" exit-address-family\n");
-    }
-    out.push_str("exit\n");
-    out
-}
-
-/// What the node brings into BGP by itself.
-fn origins(out: &mut String, node: &Node, family: u8) {
-    let (loopback, default) = match family {
-        4 => (format!("{}/32", node.loopback4), "0.0.0.0/0"),
-        _ => (format!("{}/128", node.loopback6), "::/0"),
-    };
-    match node.role {
-        Role::Spine => {
-            let _ = writeln!(out, "  network {loopback}\n  network {default}");
-        }
-        Role::Tor => {
-            let _ = writeln!(out, "  network {loopback}");
-        }
-        Role::Hypervisor => {
-            let _ = writeln!(out, "  redistribute kernel route-map ANNOUNCE{family}");
-            let _ = writeln!(out, "  redistribute connected route-map LOOPBACK{family}");
-        }
-    }
-}
-
-/// Route-maps towards neighbours of role `peer`: in, out.
-fn directions(own: Role, peer: Role) -> (Option<&'static str>, Option<&'static str>) {
-    match (own, peer) {
-        (Role::Tor, Role::Hypervisor) => (Some("HOSTS"), Some("DEFAULT")),
-        (Role::Hypervisor, _) => (Some("DEFAULT"), Some("OWN")),
-        _ => (None, None),
-    }
-}
-
-fn policies(out: &mut String, node: &Node) {
-    if node.role == Role::Spine {
-        return;
-    }
-    let (vm4, vm6) = (prefix(VM_PREFIX4), prefix(VM_PREFIX6));
-    let (lo4, lo6) = (prefix(LOOPBACK_PREFIX4), prefix(LOOPBACK_PREFIX6));
-    let _ = write!(
-        out,
-        "ip prefix-list DEFAULT permit 0.0.0.0/0\n\
-         ip prefix-list VMS permit {vm4} ge 32\n\
-         ip prefix-list LOOPBACKS permit {lo4} ge 32\n\
-         ipv6 prefix-list DEFAULT permit ::/0\n\
-         ipv6 prefix-list VMS permit {vm6} ge 128\n\
-         ipv6 prefix-list LOOPBACKS permit {lo6} ge 128\n"
-    );
-    let mut map = |name: &str, sequence: u16, action: &str, matches: &[&str]| {
-        let _ = writeln!(out, "route-map {name} {action} {sequence}");
-        for line in matches {
-            let _ = writeln!(out, " {line}");
-        }
-        out.push_str("exit\n");
-    };
-    let list = |family: &str, list: &str| format!("match {family} address prefix-list {list}");
-    map("DEFAULT", 10, "permit", &[&list("ip", "DEFAULT")]);
-    map("DEFAULT", 20, "permit", &[&list("ipv6", "DEFAULT")]);
-    if node.role == Role::Tor {
-        for (sequence, family, name) in [
-            (10, "ip", "VMS"),
-            (20, "ip", "LOOPBACKS"),
-            (30, "ipv6", "VMS"),
-            (40, "ipv6", "LOOPBACKS"),
-        ] {
-            map("HOSTS", sequence, "permit", &[&list(family, name)]);
-        }
-        return;
-    }
-    for (family, digit) in [("ip", 4), ("ipv6", 6)] {
-        let announce = format!("ANNOUNCE{digit}");
-        let blackhole = format!("match {family} next-hop type blackhole");
-        // The floor below a VM's route: an unreachable route of the same
-        // address, whose metric zebra reads as distance 200, metric 5.
-        map(&announce, 5, "deny", &[&blackhole]);
-        for (sequence, prefixes) in [(10, "VMS"), (20, "LOOPBACKS")] {
-            let lines = [
-                list(family, prefixes),
-                "match metric 5".to_owned(),
-                "set metric 0".to_owned(),
-                "set origin igp".to_owned(),
-            ];
-            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-            map(&announce, sequence, "permit", &lines);
-        }
-        // zebra prefers the connected route of a loopback to the kernel's.
-        let own = [
-            list(family, "LOOPBACKS"),
-            "match interface lo".to_owned(),
-            "set metric 0".to_owned(),
-            "set origin igp".to_owned(),
-        ];
-        let own: Vec<&str> = own.iter().map(String::as_str).collect();
-        map(&format!("LOOPBACK{digit}"), 10, "permit", &own);
-    }
-    // What has an AS in its path was learned: a hypervisor is no transit.
-    map("OWN", 10, "permit", &["match as-path OWN"]);
-    out.push_str("bgp as-path access-list OWN permit ^$\n");
-}
-
-fn prefix<A: std::fmt::Display>((address, length): (A, u8)) -> String {
-    format!("{address}/{length}")
 }

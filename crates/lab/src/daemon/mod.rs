@@ -7,15 +7,32 @@
 
 mod bird;
 mod frr;
+mod frr_config;
 
 use std::{collections::BTreeSet, path::Path};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use l2isolate_advertise::Handover;
+
 use crate::{
-    Error, Result,
-    fabric::{Family, Node},
+    Error, Result, agent,
+    fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
     process::Identity,
     topology::Flavour,
 };
+
+/// What a hypervisor's daemon and its agent agree on in a lab.
+fn handover() -> Handover {
+    let v4 = |(address, length)| Ipv4Net::new(address, length).map(IpNet::V4);
+    let v6 = |(address, length)| Ipv6Net::new(address, length).map(IpNet::V6);
+    let both = |four, six| [v4(four), v6(six)].into_iter().flatten().collect();
+    Handover {
+        protocol: agent::ROUTE_PROTOCOL,
+        metric: agent::ROUTE_METRIC,
+        guests: both(VM_PREFIX4, VM_PREFIX6),
+        loopbacks: both(LOOPBACK_PREFIX4, LOOPBACK_PREFIX6),
+    }
+}
 
 /// State of one BGP session.
 #[derive(Debug, Clone, PartialEq, Eq)]

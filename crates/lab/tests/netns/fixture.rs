@@ -19,7 +19,7 @@ pub(crate) fn lab_without_agents(mix: Mix) -> Guard {
         vms: 2,
     };
     let lab = Guard::up(Plan {
-        name: unique_name("t"),
+        name: unique_name("lab"),
         topology: Topology::regular(shape, mix),
         agent: None,
         owned: true,

@@ -75,7 +75,7 @@ fn hold(name: &str) -> Vec<File> {
 // kill -9 in the middle of `up`: nothing could tidy up, the next run must.
 #[test]
 fn a_lab_whose_owner_died_is_found_and_removed() {
-    let name = lab::unique_name("t");
+    let name = lab::unique_name("lab");
     let mut child = start_up(&name);
     wait_for_daemons(&name);
     child.kill().unwrap();
@@ -90,7 +90,7 @@ fn a_lab_whose_owner_died_is_found_and_removed() {
 // Ctrl-C in the middle of `up`.
 #[test]
 fn an_interrupted_up_takes_itself_down() {
-    let name = lab::unique_name("t");
+    let name = lab::unique_name("lab");
     let mut child = start_up(&name);
     wait_for_daemons(&name);
     let held = hold(&name);
@@ -108,7 +108,7 @@ fn an_interrupted_up_takes_itself_down() {
 // remove; other labs stay untouched by `down`.
 #[test]
 fn labs_keep_to_themselves() {
-    let names = [lab::unique_name("ta"), lab::unique_name("tb")];
+    let names = [lab::unique_name("lab"), lab::unique_name("labb")];
     for name in &names {
         assert!(start_up(name).wait().unwrap().success());
     }
