@@ -1,0 +1,111 @@
+//! Devices come, go, are renamed and replaced, as whoever makes them likes.
+
+use crate::harness::{Flow, Host, OUTSIDE4, Port};
+
+/// A port without tap and a tap without port are states, not errors.
+#[test]
+fn whichever_comes_first_waits_for_the_other() {
+    let mut host = Host::new();
+    let [one] = host.guests();
+    host.start();
+    host.wired(&[&one.port]);
+    let two = Port::new(2);
+    host.write(&two);
+    let three = host.guest(3);
+    host.until("the port is known", || host.status()["ports"]["no_tap"] == 1);
+    host.settled();
+    assert_eq!(host.status()["in_sync"], true);
+    host.wired(&[&one.port]);
+    host.tap(two.tap(), &one.namespace, "eth2");
+    host.write(&three.port);
+    host.wired(&[&one.port, &two, &three.port]);
+    assert!(one.reaches(&three.port.v4()));
+}
+
+/// Another device under the same name has another index: all of it is wired
+/// anew, though the name, and perhaps the order of events, says nothing.
+#[test]
+fn a_tap_that_is_made_again_is_wired_again() {
+    let mut host = Host::new();
+    let [one, two] = host.guests();
+    host.start();
+    host.wired(&[&one.port, &two.port]);
+    for _ in 0..10 {
+        host.ip(&format!("link del {}", one.port.tap()));
+        host.tap(one.port.tap(), &one.namespace, "eth0");
+    }
+    host.wired(&[&one.port, &two.port]);
+    one.set_up();
+    assert!(one.reaches(&two.port.v4()));
+    assert!(two.reaches(&one.port.v6()));
+    host.ip(&format!("link del {}", one.port.tap()));
+    host.wired(&[&two.port]);
+    assert!(two.misses(&one.port.v4()));
+}
+
+/// A tap that is renamed away is nobody's; one that is renamed to a port's
+/// name is that port's.
+#[test]
+fn a_tap_that_is_renamed_changes_its_port() {
+    let mut host = Host::new();
+    let [one, two] = host.guests();
+    let three = Port::new(3);
+    host.write(&three);
+    host.start();
+    host.wired(&[&one.port, &two.port]);
+    let flow = Flow::start(&two, &two, 4);
+    let rename = |from: &str, to: &str| {
+        host.ip(&format!("link set {from} down"));
+        host.ip(&format!("link set {from} name {to}"));
+    };
+    rename(one.port.tap(), three.tap());
+    host.wired(&[&three, &two.port]);
+    rename(three.tap(), "other0");
+    host.until("what was on it is gone", || {
+        let left = [host.ip("route show proto 76"), host.ip("neigh show dev other0"), host.ip("addr show dev other0")];
+        !left.iter().any(|text| text.contains("10.252.0.3") || text.contains("10.252.1.3") || text.contains("10.252.0.1/"))
+    });
+    rename("other0", one.port.tap());
+    host.wired(&[&one.port, &two.port]);
+    one.forget();
+    assert!(one.reaches(&two.port.v4()));
+    // A second name isn't the name: it stays the same port's.
+    host.ip(&format!("link property add dev {} altname {}", one.port.tap(), three.tap()));
+    host.wired(&[&one.port, &two.port]);
+    flow.unharmed();
+}
+
+/// A tap that another namespace takes is gone; when it comes back, it is
+/// wired anew.
+#[test]
+fn a_tap_that_moves_to_another_namespace_is_gone() {
+    let mut host = Host::new();
+    let [one, two] = host.guests();
+    host.start();
+    host.wired(&[&one.port, &two.port]);
+    host.ip(&format!("link set {} netns {}", one.port.tap(), host.world));
+    host.wired(&[&two.port]);
+    crate::harness::ip(&host.world, &format!("link set {} netns {}", one.port.tap(), host.hv));
+    host.wired(&[&one.port, &two.port]);
+    assert!(one.reaches(OUTSIDE4));
+}
+
+/// A port takes another tap, and the taps of two ports change places.
+#[test]
+fn a_port_takes_another_tap() {
+    let mut host = Host::new();
+    let [one, two] = host.guests();
+    host.start();
+    host.wired(&[&one.port, &two.port]);
+    host.tap("tap-other", &one.namespace, "eth1");
+    let moved = one.port.with("tap", "tap-other").with("revision", 2);
+    host.write(&moved);
+    host.wired(&[&moved, &two.port]);
+    let (a, b) = (one.port.with("revision", 3), two.port.with("revision", 3));
+    let (a, b) = (a.with("tap", two.port.tap()), b.with("tap", one.port.tap()));
+    // Both are the older's while only one has changed: a conflict for a moment.
+    host.write(&a);
+    host.write(&b);
+    host.wired(&[&a, &b]);
+    host.until("no conflict is left", || host.status()["in_sync"] == true);
+}
