@@ -23,7 +23,9 @@ use crate::{
 /// The schema's version; a document with another one is refused whole.
 pub const VERSION: u64 = 1;
 
-/// The shape of a document, from which the JSON Schema is generated.
+/// What the cloud wants on a host, or a part of it: a host's intent is the sum
+/// of its documents. Unknown fields are ignored.
+// The JSON Schema is generated from this.
 #[derive(JsonSchema)]
 #[schemars(rename = "l2isolate intent")]
 #[expect(
@@ -31,14 +33,19 @@ pub const VERSION: u64 = 1;
     reason = "describes the document; reading goes object by object"
 )]
 struct Shape {
-    /// Always 1.
+    /// The schema's version.
+    #[schemars(extend("const" = VERSION))]
     version: u64,
+    /// Virtual machines' network interfaces.
     #[serde(default)]
     ports: Vec<PortDocument>,
+    /// The prefixes from which ports have addresses.
     #[serde(default)]
     subnets: Vec<Subnet>,
+    /// Security groups.
     #[serde(default)]
     groups: Vec<Group>,
+    /// Address groups.
     #[serde(default)]
     address_groups: Vec<AddressGroup>,
 }

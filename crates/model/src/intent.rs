@@ -52,6 +52,14 @@ pub struct Outcome {
     pub problems: Vec<Problem>,
 }
 
+impl Outcome {
+    fn note_gone(&mut self, change: &Change, id: impl FnOnce() -> ObjectId) {
+        if *change == Change::Gone {
+            self.gone.push(id());
+        }
+    }
+}
+
 /// The store.
 #[derive(Debug, Default)]
 pub struct Intent {
@@ -62,6 +70,8 @@ pub struct Intent {
     /// Ports that want an address from a subnet, known or not.
     users: BTreeMap<SubnetId, BTreeSet<PortId>>,
     claims: BTreeMap<Claim, BTreeSet<PortId>>,
+    /// Subnets that are gone at the source, but stay in force for their ports.
+    leaving: BTreeMap<SubnetId, Problem>,
 }
 
 #[derive(Debug)]
@@ -153,13 +163,11 @@ impl Intent {
         let mut dirty: BTreeSet<PortId> = BTreeSet::new();
         let mut gone: BTreeSet<PortId> = BTreeSet::new();
         for (id, change) in changes {
-            if change == Change::Gone {
-                outcome.gone.push(id.clone());
-            }
             match id {
                 ObjectId::Port(id) => {
                     if change == Change::Gone {
                         gone.insert(id.clone());
+                        outcome.gone.push(ObjectId::Port(id.clone()));
                     } else {
                         gone.remove(&id);
                     }
@@ -167,6 +175,16 @@ impl Intent {
                     dirty.insert(id);
                 }
                 ObjectId::Subnet(id) => {
+                    if change == Change::Gone {
+                        let problem = Problem {
+                            object: ObjectId::Subnet(id.clone()).to_string(),
+                            reason: "is gone, but ports have addresses of it: it stays in force for them".to_owned(),
+                            ..Problem::default()
+                        };
+                        self.leaving.insert(id, problem);
+                        continue;
+                    }
+                    self.leaving.remove(&id);
                     let object = |o| {
                         if let Object::Subnet(o) = o {
                             Some(o)
@@ -176,7 +194,7 @@ impl Intent {
                     };
                     if let Some(new) = set(&mut self.subnets, &id, change, object) {
                         dirty.extend(self.users.get(&id).into_iter().flatten().cloned());
-                        outcome.accepted.extend(new.map(Object::Subnet));
+                        outcome.accepted.push(Object::Subnet(new));
                     }
                 }
                 ObjectId::Group(id) => {
@@ -187,7 +205,8 @@ impl Intent {
                             None
                         }
                     };
-                    let new = set(&mut self.groups, &id, change, object).flatten();
+                    outcome.note_gone(&change, || ObjectId::Group(id.clone()));
+                    let new = set(&mut self.groups, &id, change, object);
                     outcome.accepted.extend(new.map(Object::Group));
                 }
                 ObjectId::AddressGroup(id) => {
@@ -198,13 +217,31 @@ impl Intent {
                             None
                         }
                     };
-                    let new = set(&mut self.address_groups, &id, change, object).flatten();
+                    outcome.note_gone(&change, || ObjectId::AddressGroup(id.clone()));
+                    let new = set(&mut self.address_groups, &id, change, object);
                     outcome.accepted.extend(new.map(Object::AddressGroup));
                 }
             }
         }
         self.settle(&dirty, &gone, &mut outcome);
+        self.release_subnets(&mut outcome);
         outcome
+    }
+
+    /// Lets subnets go that are gone at the source and that no port uses.
+    fn release_subnets(&mut self, outcome: &mut Outcome) {
+        let users = &self.users;
+        let idle: Vec<SubnetId> = self
+            .leaving
+            .keys()
+            .filter(|id| !users.contains_key(*id))
+            .cloned()
+            .collect();
+        for id in idle {
+            self.leaving.remove(&id);
+            self.subnets.remove(&id);
+            outcome.gone.push(ObjectId::Subnet(id));
+        }
     }
 
     /// The port that has the tap, if one has.
@@ -267,7 +304,12 @@ impl Intent {
             .values()
             .filter_map(|e| e.problem.as_ref());
         let ports = self.ports.values().flat_map(PortEntry::problems);
-        subnets.chain(groups).chain(address_groups).chain(ports)
+        let leaving = self.leaving.values();
+        subnets
+            .chain(groups)
+            .chain(address_groups)
+            .chain(ports)
+            .chain(leaving)
     }
 
     /// Notes what is wanted of a port; `settle` judges it.
@@ -392,11 +434,14 @@ impl Intent {
             let Some(entry) = self.ports.get_mut(&id) else {
                 continue;
             };
+            let before = entry.conflict.clone();
             if entry.set_conflict(&id, verdict) {
                 outcome
                     .taps
                     .extend(entry.good.as_ref().map(|good| good.port.tap));
             }
+            let new = entry.conflict.clone().filter(|_| entry.conflict != before);
+            outcome.problems.extend(new);
         }
     }
 }
@@ -445,14 +490,14 @@ fn subnets_of(port: Option<&Port>) -> impl Iterator<Item = &SubnetId> {
         .flat_map(|port| port.addresses.iter().map(|a| &a.subnet))
 }
 
-/// Takes a change into one of the plain maps. Returns `Some` if the version in
-/// force is another one now: the new one, or `None` inside if it is gone.
+/// Takes a change into one of the plain maps. Returns the version that is in
+/// force now, if that is another one than before.
 fn set<K: Ord + Clone, T: PartialEq>(
     map: &mut BTreeMap<K, Entry<T>>,
     id: &K,
     change: Change,
     object: impl Fn(Object) -> Option<Arc<T>>,
-) -> Option<Option<Arc<T>>> {
+) -> Option<Arc<T>> {
     match change {
         Change::Set { object: new, .. } => {
             let new = object(new)?;
@@ -464,7 +509,7 @@ fn set<K: Ord + Clone, T: PartialEq>(
                 },
             );
             let same = old.is_some_and(|old| old.good.as_ref() == Some(&new));
-            (!same).then_some(Some(new))
+            (!same).then_some(new)
         }
         Change::Bad(problem) => {
             map.entry(id.clone())
@@ -475,6 +520,9 @@ fn set<K: Ord + Clone, T: PartialEq>(
                 .problem = Some(problem);
             None
         }
-        Change::Gone => map.remove(id)?.good.map(|_| None),
+        Change::Gone => {
+            map.remove(id);
+            None
+        }
     }
 }

@@ -18,7 +18,7 @@ const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
 const MTU_IPV6: u32 = 1280;
 
 /// A port as the cloud wants it on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Port {
     /// Identifier.
     pub id: PortId,
@@ -26,7 +26,6 @@ pub struct Port {
     pub revision: u64,
     /// When the port was made; of two ports that want the same address or tap
     /// the older one has it.
-    #[schemars(with = "String")]
     pub created: Timestamp,
     /// The tap's name; Nova's rule is `tap` + the id's first 11 characters.
     pub tap: IfName,
@@ -206,41 +205,59 @@ impl Port {
     }
 }
 
-/// The port as it is written: what may be left out gets its default here.
+/// A virtual machine's network interface.
+// The port as it is written: what may be left out gets its default here.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "Port")]
 pub(crate) struct PortDocument {
+    /// Identifier.
     id: PortId,
+    /// Grows with each change; 0 where the source has none.
     #[serde(default)]
     revision: u64,
-    /// RFC 3339; absent: older than every port that has one.
+    /// When the port was made (RFC 3339): of two ports that want the same
+    /// address or tap the older one has it. Absent: older than every port that
+    /// has one.
     #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     created: Timestamp,
-    /// Absent: `tap` + the first 11 characters of the id.
+    /// The tap's name. Absent: `tap` and the first 11 characters of the id.
     #[serde(default)]
     tap: Option<IfName>,
+    /// The guest's hardware address.
     mac: Mac,
+    /// The guest's addresses, both families.
     #[serde(default)]
     addresses: Vec<FixedAddress>,
+    /// MTU of the link in bytes.
     #[serde(default = "mtu")]
+    #[schemars(range(min = 68, max = 65535))]
     mtu: u32,
+    /// False: nothing passes.
     #[serde(default = "yes")]
     admin_state_up: bool,
+    /// Neutron's project (tenant).
     #[serde(default)]
     project: Option<String>,
+    /// Nova's instance (Neutron's `device_id`).
     #[serde(default)]
     instance: Option<String>,
+    /// The guest's host name.
     #[serde(default)]
     hostname: Option<String>,
+    /// False: no anti-spoofing and no groups.
     #[serde(default = "yes")]
     port_security: bool,
+    /// What the guest may send from beside its own addresses.
     #[serde(default)]
     allowed_address_pairs: Vec<AddressPair>,
+    /// Security groups.
     #[serde(default)]
     groups: Vec<GroupId>,
+    /// Neutron's `extra_dhcp_opts`.
     #[serde(default)]
     dhcp_options: Vec<DhcpOption>,
+    /// What this host has to do with the port.
     #[serde(default)]
     binding: Binding,
 }
