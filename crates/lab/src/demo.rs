@@ -9,13 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use crate::{
     Error, Result, agent,
     fabric::{Family, Node, Vm},
-    lab::{Guard, Lab, NodeStatus, Plan, progress, unique_name},
+    lab::{AgentStatus, Guard, Lab, NodeStatus, Plan, progress, unique_name},
     matrix, netns, path,
     probe::{FlowSpec, Probe},
     process, show,
+    state::Directory,
     topology::{Mix, Role, Shape, Topology},
     wiring::Names,
 };
@@ -80,8 +83,9 @@ pub fn run(agent: PathBuf, out: &mut dyn Write) -> Result<bool> {
     report.head("Taking all down")?;
     lab.down()?;
     let left = netns::list(Names::of(&name).prefix())?;
+    let directory = Directory::of(&name)?;
     report.claim(
-        left.is_empty(),
+        left.is_empty() && !directory.path().exists(),
         "no namespace, process or file of the lab is left",
     )?;
     let verdict = if report.held {
@@ -235,14 +239,11 @@ fn agent_killed(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
         lab.kill(&node.name, agent::PROGRAM)?;
         process::sleep(PHASE)?;
         lab.restart(&node.name)?;
-        lab.until("an answer of the agent started again", CONVERGENCE, || {
-            let binary = lab.agent_binary();
-            let files = lab.agent_files(&node.name);
-            Ok(binary
-                .and_then(|binary| agent::status(binary, &files).err())
-                .map(|error| error.to_string())
-                .into_iter()
-                .collect())
+        lab.until("return of the agent", CONVERGENCE, || {
+            Ok(match lab.agent(&node.name)? {
+                Some(agent) if agent.in_sync() => Vec::new(),
+                other => vec![format!("{other:?}")],
+            })
         })?;
         process::sleep(PHASE)
     })();
@@ -261,9 +262,12 @@ fn agent_killed(report: &mut Report<'_>, lab: &Lab, node: &Node) -> Result<()> {
             result.longest_gap_ms
         ),
     )?;
-    let status = lab.status()?;
+    let written = match lab.agent(&node.name)? {
+        Some(AgentStatus::Answers(answer)) => answer.get("written").and_then(Value::as_u64),
+        _ => None,
+    };
     report.claim(
-        status.iter().all(NodeStatus::good),
-        "the agent is back and found everything in place",
+        written == Some(0),
+        "the agent is back, found everything in place and wrote nothing to the kernel",
     )
 }

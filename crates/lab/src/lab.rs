@@ -372,6 +372,15 @@ impl Lab {
         }
     }
 
+    /// What the agent of a hypervisor says; None where there is none.
+    ///
+    /// # Errors
+    /// There is no such router, or /proc can't be read.
+    pub fn agent(&self, node: &str) -> Result<Option<AgentStatus>> {
+        let node = self.fabric().node(node)?;
+        Ok(self.agent_status(node, &self.processes(&node.name)?))
+    }
+
     fn agent_status(&self, node: &Node, running: &[Identity]) -> Option<AgentStatus> {
         let binary = self.state.agent.as_ref()?;
         if node.role != Role::Hypervisor {
@@ -545,10 +554,7 @@ impl NodeStatus {
     /// Whether all is as it should be, so far as it can be seen from outside.
     #[must_use]
     pub fn good(&self) -> bool {
-        let agent = match &self.agent {
-            Some(AgentStatus::Answers(_)) | None => true,
-            Some(AgentStatus::Stopped | AgentStatus::Silent(_)) => false,
-        };
+        let agent = self.agent.as_ref().is_none_or(AgentStatus::in_sync);
         agent && self.established == self.expected && self.stopped.is_empty()
     }
 }
@@ -563,6 +569,17 @@ pub enum AgentStatus {
     Silent(String),
     /// What it says.
     Answers(serde_json::Value),
+}
+
+impl AgentStatus {
+    /// Whether the agent says that the kernel has what the intent asks for.
+    #[must_use]
+    pub fn in_sync(&self) -> bool {
+        match self {
+            Self::Answers(value) => value["in_sync"] == true,
+            Self::Stopped | Self::Silent(_) => false,
+        }
+    }
 }
 
 /// Takes a lab down in whatever state it is: ends the processes in its

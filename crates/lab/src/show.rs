@@ -49,7 +49,8 @@ pub fn status(nodes: &[NodeStatus]) -> String {
         let agent = match &node.agent {
             None => "",
             Some(AgentStatus::Stopped) => "stopped",
-            Some(AgentStatus::Answers(_)) => "answers",
+            Some(agent @ AgentStatus::Answers(_)) if agent.in_sync() => "in sync",
+            Some(AgentStatus::Answers(_)) => "differs",
             Some(AgentStatus::Silent(reason)) => {
                 notes.push(reason.clone());
                 "silent"
