@@ -70,7 +70,7 @@ pub enum Error {
     /// A program of the lab or its output isn't as expected.
     #[error("{0}")]
     Program(String),
-    /// SIGINT or SIGTERM.
+    /// SIGHUP, SIGINT or SIGTERM.
     #[error("interrupted")]
     Interrupted,
 }

@@ -7,7 +7,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use l2isolate_lab::{
-    agent, demo,
+    Error, agent, demo,
     fabric::Family,
     lab,
     lab::{Lab, Plan},
@@ -176,8 +176,16 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             };
             let lab = Lab::up(plan)?;
             if wait {
-                lab.wait(CONVERGENCE)
-                    .with_context(|| format!("lab `{name}` is up but not complete"))?;
+                match lab.wait(CONVERGENCE) {
+                    Err(Error::Interrupted) => {
+                        lab::down(name)?;
+                        bail!("interrupted; lab `{name}` is taken down again");
+                    }
+                    // Left as it is, to be looked at.
+                    result => {
+                        result.with_context(|| format!("lab `{name}` is up but not complete"))?;
+                    }
+                }
             }
         }
         Verb::Down { all_dead: true } => {

@@ -1,5 +1,5 @@
-//! Processes of a lab: start, recognise, end; and the two signals that end a
-//! run of the lab itself.
+//! Processes of a lab: start, recognise, end; and the signals that end a run of
+//! the lab itself.
 //!
 //! A process is the lab's own if its network namespace is one of the lab's.
 //! No list is needed for that, so it also holds after a crash; nothing is ever
@@ -24,20 +24,20 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{Error, Result, netns};
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Makes SIGINT and SIGTERM set a flag that long work looks at, so that a lab
-/// half made is taken down in order. A second signal ends the process at once.
+/// Makes SIGHUP, SIGINT and SIGTERM set a flag that long work looks at, so that
+/// a lab half made is taken down in order. A second signal ends the process at once.
 ///
 /// # Errors
 /// The handlers can't be installed.
 pub fn watch_signals() -> Result<()> {
     let flag = INTERRUPTED.get_or_init(Arc::default);
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
         let what = || Error::io(format!("handling signal {signal}"));
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(flag))
             .map_err(what())?;
@@ -46,7 +46,7 @@ pub fn watch_signals() -> Result<()> {
     Ok(())
 }
 
-/// Whether SIGINT or SIGTERM has come.
+/// Whether one of these signals has come.
 #[must_use]
 pub fn interrupted() -> bool {
     INTERRUPTED

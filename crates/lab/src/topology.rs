@@ -371,6 +371,13 @@ fn from_lists(file: &File, mix: Mix, places: &Places<'_>) -> Result<Topology> {
     }
     nodes.sort_by_key(|n| n.role);
     let links = read_links(&file.links, &nodes, places)?;
+    for node in &file.nodes {
+        let name = node.name.get_ref();
+        if !links.iter().any(|(a, b)| a == name || b == name) {
+            let reason = format!("`{name}` has no link");
+            return Err(places.at(Some(node.name.span()), reason));
+        }
+    }
     Ok(Topology { nodes, links })
 }
 
@@ -493,8 +500,24 @@ mod tests {
             with("[[node]]\nname = \"much-too-long-a-name\"\nrole = \"tor\"\n")
                 .starts_with("t.toml:8: `much-too-long-a-name` has 20")
         );
+        assert_eq!(
+            with("[[link]]\nends = [\"s\", \"t\"]\n[[node]]\nname = \"u\"\nrole = \"tor\"\n"),
+            "t.toml:10: `u` has no link"
+        );
         assert!(error("racks = 100\ntors = 100\n").contains("10000 ToRs"));
         assert!(!with("[[link]]\nends = [\n").contains('\n'));
+    }
+
+    // What people copy from must work.
+    #[test]
+    fn examples_are_good() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/topologies");
+        let mut count = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            Topology::read(&entry.unwrap().path(), None).unwrap();
+            count += 1;
+        }
+        assert!(count > 0);
     }
 
     // Both daemons in every role, or the interop would go untested.

@@ -183,7 +183,7 @@ pub fn guests(fabric: &Fabric, names: &Names) -> Result<()> {
     })
 }
 
-fn guest_lines(vm: &Vm) -> String {
+pub(crate) fn guest_lines(vm: &Vm) -> String {
     format!(
         "link set dev lo up\n\
          link set dev eth0 up\n\

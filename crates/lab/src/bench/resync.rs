@@ -1,0 +1,281 @@
+//! `bench resync`: the agent started with nothing of any port in place, then
+//! killed and started again with everything in place and under traffic.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    message::News,
+    monitor::Monitor,
+    site::{Ip, Site},
+    stats,
+    wiring::{self, Wiring},
+    writes::Watch,
+};
+use crate::{
+    Error, Result, agent,
+    fabric::{Family, Vm},
+    lab::progress,
+    netns,
+    probe::{FlowSpec, Probe},
+    process::{self, Identity},
+    topology::Mix,
+    wiring::guest_lines,
+};
+
+/// Ports that traffic goes through, the first ones.
+const PROBED: usize = 2;
+/// Packets per second of each flow.
+const RATE: u32 = 1000;
+/// Longest wait for everything to be in place.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Traffic before the agent is killed, while it is dead, and after it is back;
+/// in the last it may still write.
+const PHASE: Duration = Duration::from_secs(2);
+/// Pause between two questions to the agent's socket.
+const ASK: Duration = Duration::from_millis(2);
+
+/// What is printed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// From the start of the program to the last object of all ports.
+    pub cold_s: f64,
+    /// From the start of the program to its word that it is in sync.
+    pub warm_s: f64,
+    /// Changes that the kernel announced meanwhile, and settings written.
+    pub warm_writes: usize,
+    /// The largest resident size of both agents until they were in sync.
+    pub rss_mib: f64,
+    /// Packets lost by ports in place while the agent was killed and started.
+    pub lost: u64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// The lab can't be built, or something isn't in place in time.
+pub fn run(agent: &Path, ports: usize, fabric: Mix) -> Result<Report> {
+    let site = Site::up(fabric, agent.to_owned(), ports, |place| place < PROBED)?;
+    site.lab.kill(&site.host, agent::PROGRAM)?;
+    let monitor = Monitor::open(&site.host_namespace)?;
+    let mut wiring = Wiring::of(&site.vms);
+    make_taps(&site, &monitor, &mut wiring)?;
+    site.write_intent()?;
+
+    let started = start(&site, agent)?;
+    let last = wired(&monitor, &mut wiring)?;
+    let cold = last.saturating_duration_since(started);
+    wiring::check_settings(&site.host_namespace, &site.vms)?;
+    in_sync(&site)?;
+    let first = usage(&site)?;
+    progress(&format!("  cold: {:.3} s, {}", cold.as_secs_f64(), first.text()));
+
+    let probe = traffic(&site)?;
+    let result = warm(&site, agent, &monitor);
+    let traffic = probe.stop()?;
+    let (warm, writes, second) = result?;
+    progress(&format!(
+        "  warm: {:.3} s, {}; {} of {} packets lost ({} by the probe itself), longest gap {:.1} ms",
+        warm.as_secs_f64(),
+        second.text(),
+        traffic.lost,
+        traffic.sent,
+        traffic.flows.iter().map(|flow| flow.dropped).sum::<u32>(),
+        traffic.longest_gap_ms,
+    ));
+    site.lab.down()?;
+    Ok(Report {
+        cold_s: stats::rounded(cold.as_secs_f64()),
+        warm_s: stats::rounded(warm.as_secs_f64()),
+        warm_writes: writes,
+        rss_mib: stats::rounded(first.rss_mib.max(second.rss_mib)),
+        lost: traffic.lost,
+    })
+}
+
+fn make_taps(site: &Site, monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<()> {
+    let lines: String = (site.vms.iter().enumerate())
+        .map(|(place, vm)| site.tap_line(vm, place < PROBED))
+        .collect();
+    netns::batch(None, &lines)?;
+    for vm in site.vms.iter().take(PROBED) {
+        let mut guest = Ip::open(Some(&site.lab.namespace(&vm.name)))?;
+        guest.say(&guest_lines(vm))?;
+        guest.finish()?;
+    }
+    // What the kernel does by itself with a new link comes to an end.
+    let quiet = Duration::from_secs(3);
+    while let Some(event) = monitor.next(quiet)? {
+        wiring.hear(&event);
+    }
+    if wiring.all_taps() {
+        return Ok(());
+    }
+    Err(Error::Program(format!("taps aren't up: {}", wiring.missing())))
+}
+
+fn start(site: &Site, binary: &Path) -> Result<Instant> {
+    let started = Instant::now();
+    let files = site.lab.agent_files(&site.host);
+    agent::start(binary, &site.host_namespace, &files, &[])?;
+    Ok(started)
+}
+
+/// Listens until all is there; when the last came.
+fn wired(monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<Instant> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some((_, _, last)) = wiring.complete() {
+            return Ok(last);
+        }
+        if process::interrupted() {
+            return Err(Error::Interrupted);
+        }
+        if let Some(event) = monitor.next(Duration::from_millis(100))? {
+            wiring.hear(&event);
+        } else if Instant::now() > end {
+            return Err(timeout("wiring of all ports", wiring.missing()));
+        }
+    }
+}
+
+fn timeout(what: &'static str, missing: String) -> Error {
+    Error::Timeout {
+        what,
+        seconds: LIMIT.as_secs(),
+        missing,
+    }
+}
+
+/// Flows between the probed ports, and between them and the other rack.
+fn traffic(site: &Site) -> Result<Probe> {
+    let here: Vec<&Vm> = site.vms.iter().take(PROBED).collect();
+    let mut flows = Vec::new();
+    for (place, vm) in here.iter().enumerate() {
+        let others = here.iter().skip(place + 1).copied().chain([&site.far]);
+        for other in others {
+            for (from, to) in [(*vm, other), (other, *vm)] {
+                flows.extend(Family::ALL.map(|family| FlowSpec { from, to, family }));
+            }
+        }
+    }
+    // The fabric learns the routes of the cold start first.
+    process::sleep(PHASE)?;
+    let trial = Probe::start(&site.lab, &flows, RATE)?;
+    process::sleep(PHASE)?;
+    let trial = trial.stop()?;
+    if trial.flows.iter().any(|flow| flow.received == 0) {
+        return Err(Error::Program(
+            "a flow doesn't arrive although all is in place".to_owned(),
+        ));
+    }
+    Probe::start(&site.lab, &flows, RATE)
+}
+
+fn warm(site: &Site, binary: &Path, monitor: &Monitor) -> Result<(Duration, usize, Usage)> {
+    process::sleep(PHASE)?;
+    site.lab.kill(&site.host, agent::PROGRAM)?;
+    process::sleep(PHASE)?;
+    let watch = Watch::open(&site.host_namespace, &site.vms)?;
+    watch.count()?;
+    while monitor.next(Duration::ZERO)?.is_some() {}
+    let started = start(site, binary)?;
+    let done = in_sync(site)?;
+    let usage = usage(site)?;
+    process::sleep(PHASE)?;
+    let mut announced = 0;
+    while let Some(event) = monitor.next(Duration::ZERO)? {
+        announced += usize::from(concerns_ports(&event.news, &site.vms));
+    }
+    let written = watch.count()?;
+    progress(&format!(
+        "  warm: {announced} changes announced, {written} settings written"
+    ));
+    let warm = done.saturating_duration_since(started);
+    Ok((warm, announced + written, usage))
+}
+
+/// Whether it is a change of what the agent is in charge of.
+fn concerns_ports(news: &News, vms: &[Vm]) -> bool {
+    match news {
+        News::Link { name, .. } => vms.iter().any(|vm| vm.tap == *name),
+        News::Object { .. } | News::Setting { .. } => true,
+    }
+}
+
+/// Asks the agent until it says that it is in sync, with all ports wired.
+fn in_sync(site: &Site) -> Result<Instant> {
+    let end = Instant::now() + LIMIT;
+    let wanted = u64::try_from(site.vms.len()).unwrap_or(u64::MAX);
+    let socket = site.lab.agent_files(&site.host).socket();
+    loop {
+        if process::interrupted() {
+            return Err(Error::Interrupted);
+        }
+        let status = ask(&socket).unwrap_or_default();
+        let status = status.get("ok").unwrap_or(&Value::Null);
+        let wired = status.pointer("/ports/wired").and_then(Value::as_u64);
+        if status.get("in_sync") == Some(&Value::Bool(true)) && wired == Some(wanted) {
+            return Ok(Instant::now());
+        }
+        if Instant::now() > end {
+            return Err(timeout("the agent being in sync", status.to_string()));
+        }
+        thread::sleep(ASK);
+    }
+}
+
+/// `status` over the agent's socket; none if it doesn't answer yet.
+fn ask(socket: &Path) -> Option<Value> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(&answer).ok()
+}
+
+/// What an agent has used of the machine.
+struct Usage {
+    rss_mib: f64,
+    cpu: Duration,
+}
+
+impl Usage {
+    fn text(&self) -> String {
+        format!(
+            "{:.1} MiB, {:.2} s of processor time",
+            self.rss_mib,
+            self.cpu.as_secs_f64()
+        )
+    }
+}
+
+fn usage(site: &Site) -> Result<Usage> {
+    let running = site.lab.processes(&site.host)?;
+    let process = agent::process_of(&running);
+    process
+        .and_then(usage_of)
+        .ok_or_else(|| Error::Program("the agent has ended".to_owned()))
+}
+
+fn usage_of(process: Identity) -> Option<Usage> {
+    let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", process.pid)).ok();
+    let status = read("status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: f64 = peak?.split_ascii_whitespace().next()?.parse().ok()?;
+    let schedstat = read("schedstat")?;
+    // Nanoseconds on a processor, of the main thread.
+    let ns: u64 = schedstat.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(Usage {
+        rss_mib: kib / 1024.0,
+        cpu: Duration::from_nanos(ns),
+    })
+}

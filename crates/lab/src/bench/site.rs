@@ -1,0 +1,202 @@
+//! Where it is measured: a small fabric with one hypervisor full of ports.
+//!
+//! Two spines, two racks of two ToRs and one hypervisor each. The first
+//! hypervisor runs one VM, the far end of probes. The ports under test are
+//! planned for the other one; their taps appear when the bench says so.
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
+};
+
+use crate::{
+    Error, Result, agent,
+    fabric::{Fabric, Vm},
+    lab::{Guard, Plan, unique_name},
+    netns,
+    topology::{Mix, Role, Shape, Topology},
+};
+
+/// How long the fabric may take to come together.
+const CONVERGENCE: Duration = Duration::from_secs(60);
+/// A namespace for the far ends of taps that no probe uses.
+const SHED: &str = "shed";
+
+/// The fabric and the ports.
+pub(super) struct Site {
+    pub(super) lab: Guard,
+    /// The hypervisor with the ports.
+    pub(super) host: String,
+    pub(super) host_namespace: String,
+    /// The VM in the other rack.
+    pub(super) far: Vm,
+    /// The ports under test.
+    pub(super) vms: Vec<Vm>,
+}
+
+impl Site {
+    /// Builds the fabric, and a namespace for every VM that `probed` picks by
+    /// its place.
+    ///
+    /// # Errors
+    /// The lab can't be built, or doesn't converge.
+    pub(super) fn up(
+        fabric: Mix,
+        agent: PathBuf,
+        ports: usize,
+        probed: impl Fn(usize) -> bool,
+    ) -> Result<Self> {
+        let shape = Shape {
+            spines: 2,
+            racks: 2,
+            tors: 2,
+            hypervisors: 1,
+            vms: 0,
+        };
+        let mut topology = Topology::regular(shape, fabric);
+        let mut hypervisors = topology
+            .nodes
+            .iter_mut()
+            .filter(|n| n.role == Role::Hypervisor);
+        if let Some(first) = hypervisors.next() {
+            first.vms = 1;
+        }
+        let mut full = topology.clone();
+        if let Some(last) = full.nodes.last_mut() {
+            last.vms = ports;
+        }
+        let lab = Guard::up(Plan {
+            name: unique_name("bench"),
+            topology,
+            agent: Some(agent),
+            owned: true,
+        })?;
+        lab.wait(CONVERGENCE)?;
+        let planned = Fabric::new(&full);
+        let nothing = || Error::Program("the bench's fabric has no hypervisor".to_owned());
+        let far = lab.fabric().vms.first().ok_or_else(nothing)?.clone();
+        let host = planned.nodes.last().ok_or_else(nothing)?.name.clone();
+        let vms: Vec<Vm> = planned.vms_on(&host).cloned().collect();
+        let site = Self {
+            host_namespace: lab.namespace(&host),
+            lab,
+            host,
+            far,
+            vms,
+        };
+        site.make_guests(probed)?;
+        Ok(site)
+    }
+
+    fn make_guests(&self, probed: impl Fn(usize) -> bool) -> Result<()> {
+        let shed = self.lab.namespace(SHED);
+        let own: Vec<String> = (self.vms.iter().enumerate())
+            .filter(|(place, _)| probed(*place))
+            .map(|(_, vm)| self.lab.namespace(&vm.name))
+            .collect();
+        netns::create(&own)?;
+        netns::create(std::slice::from_ref(&shed))?;
+        // Nobody lives there: its ends of taps shall keep quiet.
+        netns::sysctl(&shed, &[("ipv6.conf.default.disable_ipv6", "1")])?;
+        netns::each(&own, |namespace| {
+            let settings = [
+                ("ipv6.conf.default.accept_dad", "0"),
+                ("ipv6.conf.default.accept_ra", "0"),
+            ];
+            netns::sysctl(namespace, &settings)
+        })
+    }
+
+    /// The line for `ip -batch` by which a tap appears: switched on and with
+    /// its guest's end open from its first moment, so that the agent has no
+    /// head start.
+    pub(super) fn tap_line(&self, vm: &Vm, probed: bool) -> String {
+        let (guest, end) = if probed {
+            (self.lab.namespace(&vm.name), "eth0")
+        } else {
+            (self.lab.namespace(SHED), vm.tap.as_str())
+        };
+        format!(
+            "link add name {} netns {} up type veth peer name {end} netns {guest} address {} up\n",
+            vm.tap, self.host_namespace, vm.mac
+        )
+    }
+
+    /// Gives the agent the intent of all ports.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub(super) fn write_intent(&self) -> Result<()> {
+        let ports: Vec<&Vm> = self.vms.iter().collect();
+        let files = self.lab.agent_files(&self.host);
+        agent::write_intent(&files, "ports", &agent::ports(&ports))
+    }
+}
+
+/// An `ip -batch` that is running already and does what it is told at once,
+/// so that starting a program is not part of what is measured.
+pub(super) struct Ip {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Ip {
+    /// Starts one; inside a namespace or, to make links between them, outside.
+    ///
+    /// # Errors
+    /// `ip` can't be started.
+    pub(super) fn open(namespace: Option<&str>) -> Result<Self> {
+        let mut command = Command::new("ip");
+        if let Some(name) = namespace {
+            command.args(["-netns", name]);
+        }
+        let mut child = command
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(Error::io("starting ip -batch"))?;
+        let input = child.stdin.take();
+        Ok(Self { child, input })
+    }
+
+    /// Has it carry out lines; doesn't wait for them.
+    ///
+    /// # Errors
+    /// It has ended since an earlier line was refused.
+    pub(super) fn say(&mut self, lines: &str) -> Result<()> {
+        match &mut self.input {
+            Some(input) => input
+                .write_all(lines.as_bytes())
+                .map_err(Error::io("telling ip -batch")),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until all is done.
+    ///
+    /// # Errors
+    /// A line was refused; `ip` has said on standard error which.
+    pub(super) fn finish(mut self) -> Result<()> {
+        drop(self.input.take());
+        let status = self.child.wait().map_err(Error::io("waiting for ip"))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Error::Program(
+            "ip -batch was refused a line; see above".to_owned(),
+        ))
+    }
+}
+
+impl Drop for Ip {
+    /// Its input's end ends it.
+    fn drop(&mut self) {
+        if let Some(input) = self.input.take() {
+            drop(input);
+            let _ = self.child.wait();
+        }
+    }
+}
