@@ -3,6 +3,7 @@
 //! in a network namespace of its own.
 
 #![allow(
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a measurement tells, or fails loudly"

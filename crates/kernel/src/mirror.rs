@@ -55,7 +55,7 @@ pub(crate) struct Mirror {
     devices: HashMap<u32, Device>,
     names: BTreeMap<IfName, u32>,
     routes: HashMap<Slot, Leads>,
-    /// Places in which others put a route beside ours.
+    /// Places in which another route stands beside ours.
     contested: HashSet<Slot>,
 }
 
@@ -97,17 +97,17 @@ impl Mirror {
             .map(|device| (device.name, &device.tap))
     }
 
-    /// Whether others put a route into that place as well.
+    /// Whether another route may stand beside ours in that place.
     pub(crate) fn contested(&self, slot: Slot) -> bool {
         self.contested.contains(&slot)
     }
 
-    /// Notes that others have a route in that place.
+    /// Notes that another route stands in that place.
     pub(crate) fn contest(&mut self, slot: Slot) {
         self.contested.insert(slot);
     }
 
-    /// Notes that a place was cleared of others.
+    /// Notes that nothing but ours is in that place.
     pub(crate) fn settle(&mut self, slot: Slot) {
         self.contested.remove(&slot);
     }
@@ -184,7 +184,8 @@ impl Mirror {
     fn link(&mut self, link: &Link<'_>, out: &mut Out) {
         let known = self.devices.get(&link.index).map(|device| device.name);
         let Some(name) = link.name else {
-            // Renamed to what no tap can be called.
+            // Renamed to what no tap can be called. Should it get a proper name
+            // again, the next observation shows what is on it.
             self.drop_device(link.index, out);
             return;
         };
@@ -367,6 +368,10 @@ impl Mirror {
         match (route.protocol == self.protocol, new) {
             (true, true) => {
                 if known != Some(route.leads) {
+                    // With two of ours in one place, one is too many.
+                    if known.is_some() && message.flags & flag::NLM_F_REPLACE == 0 {
+                        self.contested.insert(slot);
+                    }
                     self.forget_route(slot);
                     self.routes.insert(slot, route.leads);
                     let device = route.leads.device();

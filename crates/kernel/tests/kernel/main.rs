@@ -1,8 +1,13 @@
 //! The kernel crate against the real kernel, each test in a network namespace
 //! of its own.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panics")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "tests fail by panics"
+)]
 
+mod chaos;
 mod common;
 mod events;
 mod objects;

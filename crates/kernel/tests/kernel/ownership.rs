@@ -214,3 +214,44 @@ fn an_unseen_route_before_ours() {
         host.settle();
     });
 }
+
+/// Two of ours in one place, which takes a stranger with our number: one is
+/// known, and set anew there is one.
+#[test]
+fn two_of_ours() {
+    in_new_netns(|| {
+        tap("tap0", "vm0");
+        tap("tap1", "vm1");
+        let mut host = Host::new();
+        for (option, prefix) in [("-4", "10.252.0.5/32"), ("-6", "2001:db8::5/128")] {
+            let ours = route(prefix, "tap0");
+            let show = || ip(&format!("{option} route show {prefix}"));
+            let double = || {
+                ip(&format!(
+                    "{option} route append {prefix} dev tap1 metric 5 proto 76"
+                ))
+            };
+            host.set([ours]);
+            double();
+            host.settle();
+            // The one that goes isn't the one that is known.
+            ip(&format!("{option} route del {prefix} dev tap0 metric 5"));
+            host.settle();
+            for observed_anew in [false, true] {
+                host.set([ours]);
+                host.settle();
+                assert!(host.has(&ours));
+                double();
+                if observed_anew {
+                    host = Host::new();
+                }
+                host.drain();
+                assert!(!host.has(&ours));
+                host.set([ours]);
+                host.settle();
+                assert!(host.has(&ours));
+                assert_eq!(show().lines().count(), 1, "{}", show());
+            }
+        }
+    });
+}

@@ -184,6 +184,18 @@ fn renamed() {
     });
 }
 
+/// A name that no tap can have takes the device out of sight.
+#[test]
+fn renamed_out_of_sight() {
+    in_new_netns(|| {
+        let mut host = wired();
+        ip("link set tap0 name täp0");
+        host.settle();
+        assert_eq!(routed(&host), (false, false));
+        assert!(!host.links.contains_key(&name("tap0")));
+    });
+}
+
 /// A device that moves into another namespace is gone from here.
 #[test]
 fn moved_away() {
