@@ -46,14 +46,16 @@ impl Churn {
             }
             (_, true) if choice < 5 => {
                 slot.tap = false;
-                self.host.ip(&format!("link del {}", Port::new(number).tap()));
+                self.host
+                    .ip(&format!("link del {}", Port::new(number).tap()));
             }
             _ => self.document(number),
         }
     }
 
     fn tap(&mut self, number: u32) {
-        self.host.tap(Port::new(number).tap(), &self.guests, &format!("p{number}"));
+        self.host
+            .tap(Port::new(number).tap(), &self.guests, &format!("p{number}"));
         self.slots.entry(number).or_default().tap = true;
     }
 
@@ -66,7 +68,7 @@ impl Churn {
         // Of a few addresses of its own, so that old ones come back.
         let turn = random.below(3);
         let v4 = format!("10.252.{}.{number}", 100 + turn);
-        let v6 = format!("2001:db8:252::{turn}:{number}");
+        let v6 = format!("2001:db8:252::a{turn}:{number}");
         let addresses = match random.below(4) {
             0 => vec![(v4.as_str(), "net4")],
             1 => vec![(v6.as_str(), "net6")],
@@ -76,7 +78,10 @@ impl Churn {
         let port = plain
             .with_addresses(&addresses)
             .with("mtu", 1400 + random.below(3) * 50)
-            .with("mac", format!("02:00:00:{:02x}:00:{number:02x}", random.below(2)))
+            .with(
+                "mac",
+                format!("02:00:00:{:02x}:00:{number:02x}", random.below(2)),
+            )
             .with("admin_state_up", !random.chance(1, 6))
             .with("revision", slot.revision)
             .bound(state);
@@ -86,7 +91,11 @@ impl Churn {
 
     /// Ports whose tap is there.
     fn here(&self) -> Vec<&Port> {
-        self.slots.values().filter(|slot| slot.tap).filter_map(|slot| slot.port.as_ref()).collect()
+        self.slots
+            .values()
+            .filter(|slot| slot.tap)
+            .filter_map(|slot| slot.port.as_ref())
+            .collect()
     }
 }
 
@@ -94,13 +103,20 @@ impl Churn {
 /// random moment of its work. The seed is printed; `L2ISOLATE_SEED` repeats it.
 #[test]
 fn killed_at_random_moments_it_ends_with_the_intent_in_the_kernel() {
-    let given = std::env::var("L2ISOLATE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let given = std::env::var("L2ISOLATE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| Random::new().next());
     eprintln!("L2ISOLATE_SEED={seed}");
     let mut host = Host::with("shrink_grace = 0");
     let guests = host.namespace("guests");
     host.start();
-    let mut churn = Churn { host, guests, slots: BTreeMap::new(), random: Random::seeded(seed) };
+    let mut churn = Churn {
+        host,
+        guests,
+        slots: BTreeMap::new(),
+        random: Random::seeded(seed),
+    };
     for _ in 0..OPERATIONS {
         churn.operate();
         thread::sleep(Duration::from_millis(churn.random.below(12)));
@@ -145,8 +161,14 @@ fn taps_that_flap_end_up_wired() {
     }
     for guest in &guests {
         guest.ip("link set eth0 up");
-        guest.ip(&format!("route replace default via {} dev eth0", crate::harness::LINK_LOCAL));
-        guest.ip(&format!("addr replace {}/128 dev eth0 nodad", guest.port.v6()));
+        guest.ip(&format!(
+            "route replace default via {} dev eth0",
+            crate::harness::LINK_LOCAL
+        ));
+        guest.ip(&format!(
+            "addr replace {}/128 dev eth0 nodad",
+            guest.port.v6()
+        ));
     }
     host.wired(&ports);
     for guest in &guests {

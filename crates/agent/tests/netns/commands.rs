@@ -44,9 +44,20 @@ fn commands_say_what_is_and_end_with_a_code_that_says_it_too() {
         }
     }
     let status = json(&command(&host, "status", true));
-    assert_eq!((&status["host"], &status["ports"]["wired"], &status["announced"], &status["loopbacks"]), (&"hv1".into(), &1.into(), &2.into(), &2.into()));
+    assert_eq!(
+        (
+            &status["host"],
+            &status["ports"]["wired"],
+            &status["announced"],
+            &status["loopbacks"]
+        ),
+        (&"hv1".into(), &1.into(), &2.into(), &2.into())
+    );
     let ports = json(&command(&host, "ports", true));
-    assert_eq!((ports[0]["id"].as_str(), ports[0]["state"].as_str()), (Some(one.port.id()), Some("wired")));
+    assert_eq!(
+        (ports[0]["id"].as_str(), ports[0]["state"].as_str()),
+        (Some(one.port.id()), Some("wired"))
+    );
     assert_eq!(json(&command(&host, "diff", true)), serde_json::json!([]));
     assert!(text(&command(&host, "ports", false).stdout).contains(one.port.tap()));
     // A port that is wrong.
@@ -70,7 +81,10 @@ fn without_an_agent_a_command_fails_in_one_line() {
         assert_eq!(text(&output.stdout), "");
         let message = text(&output.stderr);
         assert_eq!(message.lines().count(), 1, "{message}");
-        assert!(message.contains(host.socket().to_str().unwrap()), "{message}");
+        assert!(
+            message.contains(host.socket().to_str().unwrap()),
+            "{message}"
+        );
     }
 }
 
@@ -85,7 +99,11 @@ fn diff_shows_what_cannot_be_set() {
     let small = Port::new(3).with("tap", "tap-small").with("mtu", 9000);
     host.write(&small);
     host.start();
-    host.until("the difference is there", || host.diff()[0]["attempts"].as_u64().is_some_and(|tries| tries > 1));
+    host.until("the difference is there", || {
+        host.diff()[0]["attempts"]
+            .as_u64()
+            .is_some_and(|tries| tries > 1)
+    });
     let output = command(&host, "diff", true);
     assert_eq!(output.status.code(), Some(2));
     let differences = json(&output);
@@ -95,7 +113,9 @@ fn diff_shows_what_cannot_be_set() {
     assert!(differences[0]["error"].is_string());
     assert!(one.reaches(&two.port.v4()));
     host.write(&small.with("mtu", 1500).with("revision", 2));
-    host.until("nothing is left", || command(&host, "diff", false).status.code() == Some(0));
+    host.until("nothing is left", || {
+        command(&host, "diff", false).status.code() == Some(0)
+    });
 }
 
 /// Only who is in the group may ask; the file goes with the agent; one that a
@@ -146,19 +166,32 @@ fn the_last_intent_is_readable_by_the_agent_alone() {
     host.wired(&[&one.port]);
     let file = host.path("state/intent/ports").join(one.port.file());
     host.until("it is kept", || file.exists());
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 }
 
 /// Clients that say nothing, nonsense or too much hold up nobody.
 #[test]
 fn bad_clients_of_the_socket_hold_up_nobody() {
-    use std::{io::{Read, Write}, os::unix::net::UnixStream};
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
     let mut host = Host::new();
     let [one] = host.guests();
     host.start();
     host.wired(&[&one.port]);
-    let silent: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(host.socket()).unwrap()).collect();
-    for nonsense in ["\n", "{}\n", "{\"verb\":\"explode\"}\n", &"x".repeat(100_000)] {
+    let silent: Vec<UnixStream> = (0..8)
+        .map(|_| UnixStream::connect(host.socket()).unwrap())
+        .collect();
+    for nonsense in [
+        "\n",
+        "{}\n",
+        "{\"verb\":\"explode\"}\n",
+        &"x".repeat(100_000),
+    ] {
         let mut client = UnixStream::connect(host.socket()).unwrap();
         // It may be turned away before it has said all.
         let _ = client.write_all(nonsense.as_bytes());
@@ -178,14 +211,27 @@ fn check_config_finds_what_is_wrong() {
     let host = Host::new();
     let config = host.path("wrong.conf");
     fs::write(&config, "[l2isolate]\nroute_metric = many\nunknown = 1\n").unwrap();
-    let arguments = ["check-config", "--json", "--config-file", config.to_str().unwrap()];
+    let arguments = [
+        "check-config",
+        "--json",
+        "--config-file",
+        config.to_str().unwrap(),
+    ];
     let output = run(&arguments);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let report = json(&output);
-    assert_eq!(report["problems"].as_array().unwrap().len(), 2, "{report:#}");
+    assert_eq!(
+        report["problems"].as_array().unwrap().len(),
+        2,
+        "{report:#}"
+    );
     let agent = run(&["agent", "--config-file", config.to_str().unwrap()]);
     assert_eq!(agent.status.code(), Some(1));
     assert!(text(&agent.stderr).contains("wrong.conf:2"), "{agent:?}");
-    let missing = run(&["check-config", "--config-file", "/nonexistent/l2isolate.conf"]);
+    let missing = run(&[
+        "check-config",
+        "--config-file",
+        "/nonexistent/l2isolate.conf",
+    ]);
     assert_eq!(missing.status.code(), Some(1));
 }

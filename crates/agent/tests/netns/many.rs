@@ -16,7 +16,10 @@ fn all_of_many_are_wired() {
         let all: Vec<&Port> = ports.iter().collect();
         let veth = |port: &Port| {
             let far_end = &port.tap()[3..];
-            format!("link add {} type veth peer name p{far_end} netns {far}\n", port.tap())
+            format!(
+                "link add {} type veth peer name p{far_end} netns {far}\n",
+                port.tap()
+            )
         };
         let taps: String = ports.iter().map(veth).collect();
         host.start();
@@ -31,6 +34,10 @@ fn all_of_many_are_wired() {
         host.wired(&all);
         host.settled();
         let status = host.status();
-        assert_eq!((&status["ports"]["wired"], &status["failed"]), (&MANY.into(), &0.into()), "{status:#}");
+        assert_eq!(
+            (&status["ports"]["wired"], &status["failed"]),
+            (&MANY.into(), &0.into()),
+            "{status:#}"
+        );
     }
 }

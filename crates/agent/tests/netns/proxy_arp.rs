@@ -116,16 +116,28 @@ fn not_before_the_port_and_not_after_it() {
         host.write(&guest.port);
         for _ in 0..10 {
             ask_for_own(&arp, &own);
-            assert_eq!(arp.answer(&own, Duration::from_millis(10)), None, "coming, round {round}");
+            assert_eq!(
+                arp.answer(&own, Duration::from_millis(10)),
+                None,
+                "coming, round {round}"
+            );
         }
         host.wired(&[&guest.port]);
         host.remove(&guest.port);
         for _ in 0..10 {
             ask_for_own(&arp, &own);
-            assert_eq!(arp.answer(&own, Duration::from_millis(10)), None, "going, round {round}");
+            assert_eq!(
+                arp.answer(&own, Duration::from_millis(10)),
+                None,
+                "going, round {round}"
+            );
         }
         host.wired(&[]);
     }
     arp.request(&own, GATEWAY4);
-    assert_eq!(arp.answer(GATEWAY4, SHORT), None, "a tap without port answers");
+    assert_eq!(
+        arp.answer(GATEWAY4, SHORT),
+        None,
+        "a tap without port answers"
+    );
 }

@@ -17,8 +17,15 @@ struct Monitor {
 impl Monitor {
     fn start(host: &Host) -> Self {
         let output = File::create(host.path("monitor")).unwrap();
-        let arguments = ["monitor", "link", "address", "route", "neigh", "netconf", "rule"];
-        let child = netns::command(&host.hv, "ip").args(arguments).stdout(output).stderr(Stdio::null()).spawn().unwrap();
+        let arguments = [
+            "monitor", "link", "address", "route", "neigh", "netconf", "rule",
+        ];
+        let child = netns::command(&host.hv, "ip")
+            .args(arguments)
+            .stdout(output)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let monitor = Self { child };
         mark(host, "203.0.113.1");
         monitor
@@ -29,8 +36,13 @@ impl Monitor {
     fn heard(self, host: &Host) -> Vec<String> {
         mark(host, "203.0.113.2");
         let ours = |line: &String| line.contains("tap") || line.contains("proto 76");
-        let own = |line: &String| line.contains("fe80:") && line.contains("lladdr") && !line.contains("PERMANENT");
-        lines(host).into_iter().filter(|line| ours(line) && !own(line)).collect()
+        let own = |line: &String| {
+            line.contains("fe80:") && line.contains("lladdr") && !line.contains("PERMANENT")
+        };
+        lines(host)
+            .into_iter()
+            .filter(|line| ours(line) && !own(line))
+            .collect()
     }
 }
 
@@ -162,14 +174,20 @@ fn an_agent_that_knows_nothing_deletes_nothing() {
     let aside = host.path("aside");
     fs::rename(host.intent(), &aside).unwrap();
     host.start();
-    host.until("it is started", || host.status()["source"]["away"].is_string());
+    host.until("it is started", || {
+        host.status()["source"]["away"].is_string()
+    });
     host.wired(&[&one.port, &two.port]);
     assert_eq!(host.status()["written"], 0);
     // A first reading that isn't complete is none: a half-written file hides
     // who knows which port.
     fs::write(aside.join(two.port.file()), "{ \"version\": 1, \"por").unwrap();
     fs::rename(&aside, host.intent()).unwrap();
-    host.until("the file is reported", || host.status()["problems"].as_array().is_some_and(|all| !all.is_empty()));
+    host.until("the file is reported", || {
+        host.status()["problems"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    });
     host.wired(&[&one.port, &two.port]);
     host.write(&two.port);
     host.settled();

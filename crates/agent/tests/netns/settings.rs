@@ -1,9 +1,6 @@
 //! Each setting of a tap by its effect on packets.
 
-use std::{
-    net::UdpSocket,
-    time::Duration,
-};
+use std::{net::UdpSocket, time::Duration};
 
 use l2isolate_lab::netns;
 
@@ -18,7 +15,9 @@ fn arrives(from: &Guest, source: &str, to: &Guest) -> bool {
     let input = bind(&to.namespace, &to.port.v4());
     let output = bind(&from.namespace, source);
     let target = input.local_addr().unwrap();
-    input.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    input
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
     (0..10).any(|_| {
         output.send_to(b"pair", target).unwrap();
         matches!(input.recv_from(&mut [0; 16]), Ok((_, sender)) if sender.ip().to_string() == source)
@@ -42,9 +41,14 @@ fn an_address_pair_passes_whatever_the_host_came_with() {
     for key in ["all".to_owned(), one.port.tap().to_owned()] {
         let key = format!("ipv4.conf.{key}.rp_filter");
         host.set_sysctl(&key, "1");
-        host.until("the reverse path filter is off again", || host.sysctl(&key) == "0");
+        host.until("the reverse path filter is off again", || {
+            host.sysctl(&key) == "0"
+        });
     }
-    assert!(arrives(&one, pair, &two), "dropped after somebody had set it");
+    assert!(
+        arrives(&one, pair, &two),
+        "dropped after somebody had set it"
+    );
 }
 
 /// A guest that says it is a router mustn't become the hypervisor's. A device
@@ -87,8 +91,22 @@ fn the_mtu_of_the_port_is_the_mtu_of_the_tap() {
     host.write(&smaller);
     host.wired(&[&one.port, &smaller]);
     let size = |payload: &str| {
-        let arguments = ["-n", "-c", "1", "-W", "2", "-M", "do", "-s", payload, &two.port.v4()];
-        let output = netns::command(&one.namespace, "ping").args(arguments).output().unwrap();
+        let arguments = [
+            "-n",
+            "-c",
+            "1",
+            "-W",
+            "2",
+            "-M",
+            "do",
+            "-s",
+            payload,
+            &two.port.v4(),
+        ];
+        let output = netns::command(&one.namespace, "ping")
+            .args(arguments)
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     // 20 bytes of IPv4 and 8 of ICMP come on top.
@@ -106,7 +124,10 @@ fn hardware_address_and_link_are_set_back() {
     let [one, two] = host.guests();
     host.start();
     host.wired(&[&one.port, &two.port]);
-    host.ip(&format!("link set {} address 02:00:00:00:99:99", one.port.tap()));
+    host.ip(&format!(
+        "link set {} address 02:00:00:00:99:99",
+        one.port.tap()
+    ));
     host.wired(&[&one.port, &two.port]);
     host.ip(&format!("link set {} down", one.port.tap()));
     host.wired(&[&one.port, &two.port]);
@@ -130,10 +151,19 @@ fn a_tap_that_nobody_has_opened_is_wired() {
     let ports = [&guest.port, &real.with("mtu", 1450)];
     host.wired(&ports);
     let link = &array(&host.hv, &format!("-j link show {}", real.tap()))[0];
-    assert!(link["flags"].as_array().unwrap().iter().any(|flag| flag == "NO-CARRIER"));
+    assert!(
+        link["flags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|flag| flag == "NO-CARRIER")
+    );
     host.ip(&format!("link set {} down", real.tap()));
     host.wired(&ports);
-    host.ip(&format!("link set {} address 02:00:00:00:99:99 mtu 1500", real.tap()));
+    host.ip(&format!(
+        "link set {} address 02:00:00:00:99:99 mtu 1500",
+        real.tap()
+    ));
     host.wired(&ports);
     assert!(guest.reaches(crate::harness::OUTSIDE4));
 }
@@ -142,7 +172,11 @@ fn a_tap_that_nobody_has_opened_is_wired() {
 /// operator says so.
 #[test]
 fn the_host_is_made_a_router_unless_told_otherwise() {
-    let keys = ["ipv4.ip_forward", "ipv6.conf.all.forwarding", "ipv4.fib_multipath_hash_policy"];
+    let keys = [
+        "ipv4.ip_forward",
+        "ipv6.conf.all.forwarding",
+        "ipv4.fib_multipath_hash_policy",
+    ];
     for (option, wanted) in [("", "1"), ("manage_host = false", "0")] {
         let mut host = Host::with(option);
         for key in keys {
@@ -154,6 +188,9 @@ fn the_host_is_made_a_router_unless_told_otherwise() {
         for key in keys {
             assert_eq!(host.sysctl(key), wanted, "{key} with {option:?}");
         }
-        assert_eq!(ip(&host.hv, "-4 route show default").trim(), "default via 192.0.2.2 dev up0");
+        assert_eq!(
+            ip(&host.hv, "-4 route show default").trim(),
+            "default via 192.0.2.2 dev up0"
+        );
     }
 }

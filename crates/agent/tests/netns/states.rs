@@ -39,7 +39,10 @@ fn a_guest_is_announced_from_when_it_has_arrived() {
     host.write(&incoming);
     host.start();
     host.wired(&[&incoming, &two.port]);
-    assert!(two.misses(&one.port.v4()), "attracted before it has arrived");
+    assert!(
+        two.misses(&one.port.v4()),
+        "attracted before it has arrived"
+    );
     for state in ["active", "outgoing", "incoming", "active"] {
         let port = one.port.bound(state);
         host.write(&port);
@@ -60,24 +63,33 @@ fn a_port_that_changes_takes_its_old_objects_along() {
     let flow = Flow::start(&one, &two, 6);
     let (v4, v6) = (two.port.v4(), two.port.v6());
     let old = one.port.v4();
-    let moved = one.port.with_addresses(&[("10.252.99.9", "net4"), (&one.port.v6(), "net6")]).with("revision", 2);
+    let moved = one
+        .port
+        .with_addresses(&[("10.252.99.9", "net4"), (&one.port.v6(), "net6")])
+        .with("revision", 2);
     host.write(&moved);
     host.wired(&[&moved, &two.port]);
     assert!(two.misses(&old));
     one.ip("addr add 10.252.99.9/16 dev eth0");
     assert!(two.reaches("10.252.99.9"));
     flow.unharmed();
-    let six_only = moved.with_addresses(&[(&one.port.v6(), "net6")]).with("revision", 3);
+    let six_only = moved
+        .with_addresses(&[(&one.port.v6(), "net6")])
+        .with("revision", 3);
     host.write(&six_only);
     host.wired(&[&six_only, &two.port]);
-    let other_mac = six_only.with("mac", "02:00:00:00:77:77").with("revision", 4);
+    let other_mac = six_only
+        .with("mac", "02:00:00:00:77:77")
+        .with("revision", 4);
     host.write(&other_mac);
     host.wired(&[&other_mac, &two.port]);
     let none = other_mac.with_addresses(&[]).with("revision", 5);
     host.write(&none);
     host.wired(&[&none, &two.port]);
     // Addresses change owner in one go.
-    let swapped = none.with_addresses(&[(&v4, "net4"), (&v6, "net6")]).with("revision", 6);
+    let swapped = none
+        .with_addresses(&[(&v4, "net4"), (&v6, "net6")])
+        .with("revision", 6);
     let without = two.port.with_addresses(&[]).with("revision", 2);
     host.write(&without);
     host.write(&swapped);

@@ -12,7 +12,9 @@ fn whichever_comes_first_waits_for_the_other() {
     let two = Port::new(2);
     host.write(&two);
     let three = host.guest(3);
-    host.until("the port is known", || host.status()["ports"]["no_tap"] == 1);
+    host.until("the port is known", || {
+        host.status()["ports"]["no_tap"] == 1
+    });
     host.settled();
     assert_eq!(host.status()["in_sync"], true);
     host.wired(&[&one.port]);
@@ -62,15 +64,27 @@ fn a_tap_that_is_renamed_changes_its_port() {
     host.wired(&[&three, &two.port]);
     rename(three.tap(), "other0");
     host.until("what was on it is gone", || {
-        let left = [host.ip("route show proto 76"), host.ip("neigh show dev other0"), host.ip("addr show dev other0")];
-        !left.iter().any(|text| text.contains("10.252.0.3") || text.contains("10.252.1.3") || text.contains("10.252.0.1/"))
+        let left = [
+            host.ip("route show proto 76"),
+            host.ip("neigh show dev other0"),
+            host.ip("addr show dev other0"),
+        ];
+        !left.iter().any(|text| {
+            text.contains("10.252.0.3")
+                || text.contains("10.252.1.3")
+                || text.contains("10.252.0.1/")
+        })
     });
     rename("other0", one.port.tap());
     host.wired(&[&one.port, &two.port]);
     one.forget();
     assert!(one.reaches(&two.port.v4()));
     // A second name isn't the name: it stays the same port's.
-    host.ip(&format!("link property add dev {} altname {}", one.port.tap(), three.tap()));
+    host.ip(&format!(
+        "link property add dev {} altname {}",
+        one.port.tap(),
+        three.tap()
+    ));
     host.wired(&[&one.port, &two.port]);
     flow.unharmed();
 }
@@ -85,7 +99,10 @@ fn a_tap_that_moves_to_another_namespace_is_gone() {
     host.wired(&[&one.port, &two.port]);
     host.ip(&format!("link set {} netns {}", one.port.tap(), host.world));
     host.wired(&[&two.port]);
-    crate::harness::ip(&host.world, &format!("link set {} netns {}", one.port.tap(), host.hv));
+    crate::harness::ip(
+        &host.world,
+        &format!("link set {} netns {}", one.port.tap(), host.hv),
+    );
     host.wired(&[&one.port, &two.port]);
     assert!(one.reaches(OUTSIDE4));
 }

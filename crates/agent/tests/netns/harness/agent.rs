@@ -26,7 +26,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts one; what it logs is appended to `log`.
     pub(super) fn start(namespace: &str, config: &Path, log: &Path) -> Self {
-        let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
         // `ip netns exec` and `setpriv` execute in place: the process is the
         // agent in the end, and it doesn't outlive the test.
         let child = netns::command(namespace, "setpriv")
@@ -59,13 +63,19 @@ impl Drop for Agent {
 
 /// Runs a command of the program, to its end.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
+    Command::new(PROGRAM)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 /// Asks the agent; `None` if it doesn't answer.
 pub(super) fn ask(socket: &Path, verb: &str) -> Option<Value> {
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.write_all(format!("{{\"verb\":\"{verb}\"}}\n").as_bytes()).ok()?;
+    stream
+        .write_all(format!("{{\"verb\":\"{verb}\"}}\n").as_bytes())
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let mut answer: Value = serde_json::from_str(&answer).ok()?;

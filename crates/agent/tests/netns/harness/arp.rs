@@ -12,7 +12,8 @@ use nix::{
     ifaddrs::getifaddrs,
     sys::{
         socket::{
-            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+            setsockopt, socket, sockopt,
         },
         time::TimeVal,
     },
@@ -59,12 +60,17 @@ impl Arp {
         let end = Instant::now() + wait;
         let mut frame = [0; 2048];
         while Instant::now() < end {
-            let Ok(length) = recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()) else { continue };
+            let Ok(length) = recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()) else {
+                continue;
+            };
             let frame = &frame[..length];
             // An ARP reply whose sender has the address; ours aren't replies.
             let reply = length >= 42 && frame[12..14] == ARP && frame[20..22] == [0, 2];
             if reply && frame[28..32] == target {
-                let mac: Vec<String> = frame[22..28].iter().map(|byte| format!("{byte:02x}")).collect();
+                let mac: Vec<String> = frame[22..28]
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect();
                 return Some(mac.join(":"));
             }
         }
@@ -81,13 +87,28 @@ pub(crate) fn advertise_router(namespace: &str, device: &str) {
     // Type, code, checksum, hop limit, flags, lifetime 1800 s, two timers.
     let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
     // Prefix information: 64 bits, on-link and autonomous, two lifetimes.
-    message.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
-    message.extend("2001:db8:bad::".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    message.extend([
+        3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0,
+    ]);
+    message.extend(
+        "2001:db8:bad::"
+            .parse::<std::net::Ipv6Addr>()
+            .unwrap()
+            .octets(),
+    );
     message.extend([1, 1]);
     message.extend(own);
     let length = u16::try_from(message.len()).unwrap().to_be_bytes();
     // RFC 8200, 8.1: addresses, length and next header stand before it.
-    let pseudo = [&source[..], &everybody, &[0, 0], &length, &[0, 0, 0, 58], &message].concat();
+    let pseudo = [
+        &source[..],
+        &everybody,
+        &[0, 0],
+        &length,
+        &[0, 0, 0, 58],
+        &message,
+    ]
+    .concat();
     let checksum = checksum(&pseudo).to_be_bytes();
     message[2..4].copy_from_slice(&checksum);
     let mut frame = ethernet([0x33, 0x33, 0, 0, 0, 1], own, IPV6);
@@ -106,7 +127,9 @@ fn ethernet(to: Mac, from: Mac, kind: [u8; 2]) -> Vec<u8> {
 
 /// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |byte| u32::from(*byte)));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |byte| u32::from(*byte)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -122,7 +145,13 @@ fn packets(device: &str) -> (OwnedFd, Mac) {
         (interface.interface_name == device).then_some(*link)
     });
     let link = found.unwrap();
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).unwrap();
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    )
+    .unwrap();
     bind(socket.as_raw_fd(), &link).unwrap();
     let pause = TimeVal::new(0, PAUSE.as_micros().try_into().unwrap());
     setsockopt(&socket, sockopt::ReceiveTimeout, &pause).unwrap();

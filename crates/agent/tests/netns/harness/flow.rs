@@ -32,7 +32,11 @@ impl Flow {
     /// Starts to send from one guest to another; `family` is 4 or 6.
     pub(crate) fn start(from: &Guest, to: &Guest, family: u8) -> Self {
         let bind = |guest: &Guest| {
-            let address = if family == 4 { guest.port.v4() } else { guest.port.v6() };
+            let address = if family == 4 {
+                guest.port.v4()
+            } else {
+                guest.port.v6()
+            };
             let address = SocketAddr::new(address.parse().unwrap(), 0);
             netns::inside(&guest.namespace, || UdpSocket::bind(address).unwrap()).unwrap()
         };
@@ -67,13 +71,20 @@ impl Flow {
                 }
             }
         });
-        Self { stop, sender, receiver }
+        Self {
+            stop,
+            sender,
+            receiver,
+        }
     }
 
     /// Ends it, and asserts that every datagram has arrived.
     pub(crate) fn unharmed(self) {
         let (sent, lost) = self.end();
-        assert!(lost.is_empty(), "of {sent} datagrams these were lost: {lost:?}");
+        assert!(
+            lost.is_empty(),
+            "of {sent} datagrams these were lost: {lost:?}"
+        );
         assert!(sent > 0, "nothing was sent");
     }
 
@@ -81,6 +92,11 @@ impl Flow {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().unwrap();
         let received = self.receiver.join().unwrap();
-        (sent, (0..sent).filter(|number| !received.contains(number)).collect())
+        (
+            sent,
+            (0..sent)
+                .filter(|number| !received.contains(number))
+                .collect(),
+        )
     }
 }

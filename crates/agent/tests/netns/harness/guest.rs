@@ -53,7 +53,11 @@ impl Guest {
         if address.starts_with("fe80:") {
             command.args(["-I", "eth0"]);
         }
-        let status = command.arg(address).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = command
+            .arg(address)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         status.unwrap().success()
     }
 

@@ -65,7 +65,10 @@ impl Port {
     /// The same with other IPv4 and IPv6 addresses.
     pub(crate) fn with_addresses(&self, addresses: &[(&str, &str)]) -> Self {
         let list = |(address, subnet)| json!({ "address": address, "subnet": subnet });
-        self.with("addresses", addresses.iter().copied().map(list).collect::<Vec<_>>())
+        self.with(
+            "addresses",
+            addresses.iter().copied().map(list).collect::<Vec<_>>(),
+        )
     }
 
     /// The same in another state of binding.
@@ -92,17 +95,27 @@ impl Port {
     /// Its addresses, in order.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let list = self.document["addresses"].as_array().unwrap();
-        list.iter().map(|entry| entry["address"].as_str().unwrap().parse().unwrap()).collect()
+        list.iter()
+            .map(|entry| entry["address"].as_str().unwrap().parse().unwrap())
+            .collect()
     }
 
     /// Its first IPv4 address.
     pub(crate) fn v4(&self) -> String {
-        self.addresses().into_iter().find(IpAddr::is_ipv4).unwrap().to_string()
+        self.addresses()
+            .into_iter()
+            .find(IpAddr::is_ipv4)
+            .unwrap()
+            .to_string()
     }
 
     /// Its first IPv6 address.
     pub(crate) fn v6(&self) -> String {
-        self.addresses().into_iter().find(IpAddr::is_ipv6).unwrap().to_string()
+        self.addresses()
+            .into_iter()
+            .find(IpAddr::is_ipv6)
+            .unwrap()
+            .to_string()
     }
 
     /// The file it is in.

@@ -31,7 +31,10 @@ pub(crate) fn expected(ports: &[&Port]) -> Lines {
             continue;
         }
         let here = document["binding"]["state"] != "incoming";
-        lines.insert(format!("link {tap} up mtu {} mac {TAP_MAC}", document["mtu"]));
+        lines.insert(format!(
+            "link {tap} up mtu {} mac {TAP_MAC}",
+            document["mtu"]
+        ));
         lines.insert(format!("address {LINK_LOCAL}/64 dev {tap}"));
         if here {
             lines.insert(format!("proxy_arp {tap}"));
@@ -57,7 +60,11 @@ pub(crate) fn expected(ports: &[&Port]) -> Lines {
 pub(crate) fn observed(hv: &str, ports: &[&Port]) -> Lines {
     let mut lines = Lines::new();
     for family in ["-4", "-6"] {
-        lines.extend(array(hv, &format!("{family} -j route show table all")).iter().filter_map(route));
+        lines.extend(
+            array(hv, &format!("{family} -j route show table all"))
+                .iter()
+                .filter_map(route),
+        );
     }
     lines.extend(array(hv, "-j neigh show").iter().filter_map(neighbour));
     let taps: BTreeSet<&str> = ports.iter().map(|port| port.tap()).collect();
@@ -98,7 +105,10 @@ fn route(route: &Value) -> Option<String> {
         other => format!(" table {other}"),
     };
     Some(match text(route, "type") {
-        "" | "unicast" => format!("route {prefix} unicast dev {} metric {metric}{table}", text(route, "dev")),
+        "" | "unicast" => format!(
+            "route {prefix} unicast dev {} metric {metric}{table}",
+            text(route, "dev")
+        ),
         kind => format!("route {prefix} {kind} metric {metric}{table}"),
     })
 }
@@ -109,7 +119,10 @@ fn neighbour(entry: &Value) -> Option<String> {
     if !permanent && text(entry, "protocol") != PROTOCOL {
         return None;
     }
-    let (mac, state) = (text(entry, "lladdr"), entry["state"][0].as_str().unwrap_or_default());
+    let (mac, state) = (
+        text(entry, "lladdr"),
+        entry["state"][0].as_str().unwrap_or_default(),
+    );
     Some(format!("neighbour {address} dev {device} {mac} {state}"))
 }
 
@@ -121,9 +134,15 @@ fn address(device: &str, entry: &Value) -> Option<String> {
 }
 
 fn link(name: &str, device: &Value) -> String {
-    let up = device["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
+    let up = device["flags"]
+        .as_array()
+        .is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
     if up {
-        format!("link {name} up mtu {} mac {}", device["mtu"], text(device, "address"))
+        format!(
+            "link {name} up mtu {} mac {}",
+            device["mtu"],
+            text(device, "address")
+        )
     } else {
         format!("link {name} down")
     }

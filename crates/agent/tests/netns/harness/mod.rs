@@ -209,7 +209,11 @@ impl Host {
     /// Starts the agent.
     pub(crate) fn start(&mut self) {
         assert!(self.agent.is_none(), "the agent runs already");
-        self.agent = Some(Agent::start(&self.hv, &self.path("l2isolate.conf"), &self.path("log")));
+        self.agent = Some(Agent::start(
+            &self.hv,
+            &self.path("l2isolate.conf"),
+            &self.path("log"),
+        ));
     }
 
     /// Kills the agent, as the out-of-memory killer would.
@@ -224,17 +228,21 @@ impl Host {
 
     /// What the agent says of itself, once it answers.
     pub(crate) fn status(&self) -> serde_json::Value {
-        let mut status = None;
-        self.until("the agent answers", || {
-            status = agent::ask(&self.socket(), "status");
-            status.is_some()
-        });
-        status.unwrap()
+        self.ask("status")
     }
 
     /// What the agent would write now.
     pub(crate) fn diff(&self) -> serde_json::Value {
-        agent::ask(&self.socket(), "diff").expect("the agent doesn't answer")
+        self.ask("diff")
+    }
+
+    fn ask(&self, verb: &str) -> serde_json::Value {
+        let mut answer = None;
+        self.until("the agent answers", || {
+            answer = agent::ask(&self.socket(), verb);
+            answer.is_some()
+        });
+        answer.unwrap()
     }
 
     /// Waits until the agent has taken in all there is now, and has nothing
@@ -259,14 +267,14 @@ impl Host {
         }
         let missing: Vec<_> = expected.difference(&now).collect();
         let surplus: Vec<_> = now.difference(&expected).collect();
-        panic!("intent is not kernel; missing: {missing:#?}; too much: {surplus:#?}\n{}", self.log());
+        panic!("intent is not kernel; missing: {missing:#?}; too much: {surplus:#?}");
     }
 
     /// Waits for something.
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let wait = Wait::new();
         while !condition() {
-            assert!(!wait.over(), "in vain: {what}\n{}", self.log());
+            assert!(!wait.over(), "in vain: {what}");
         }
     }
 
@@ -285,6 +293,14 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+            for namespace in [&self.hv, &self.world] {
+                for listing in ["addr", "-4 route", "-6 route", "neigh"] {
+                    eprintln!("{namespace}: ip {listing}\n{}", ip(namespace, listing));
+                }
+            }
+        }
         drop(self.agent.take());
         if let Err(error) = netns::delete(&self.namespaces) {
             eprintln!("{error}");
@@ -299,7 +315,9 @@ struct Wait {
 
 impl Wait {
     fn new() -> Self {
-        Self { end: Instant::now() + LONG }
+        Self {
+            end: Instant::now() + LONG,
+        }
     }
 
     fn over(&self) -> bool {
