@@ -20,7 +20,7 @@ use crate::{
     netns,
     process::{self, Identity},
     state::{self, Directory, State},
-    topology::{Role, Topology},
+    topology::{Flavour, Role, Topology},
     wiring::{self, Names},
 };
 
@@ -127,18 +127,21 @@ impl Lab {
         timed("addresses of routers", || {
             wiring::routers(fabric, &self.names)
         })?;
-        // FRR first: an unnumbered FRR learns a BIRD by its router
+        // FRR first, all of it: an unnumbered FRR learns a BIRD by its router
         // advertisements, and the first should not be missed.
-        let mut by_flavour: Vec<&Node> = fabric.nodes.iter().collect();
-        by_flavour.sort_by_key(|node| node.flavour);
-        timed("routing daemons started", || {
-            netns::each(&by_flavour, |node| {
-                let directory = self.directory.node(&node.name);
-                std::fs::create_dir(&directory).map_err(Error::file(&directory))?;
-                daemon::configure(node, &directory)?;
-                daemon::start(node, &self.namespace(&node.name), &directory, &[])
-            })
-        })?;
+        for flavour in [Flavour::Frr, Flavour::Bird] {
+            let nodes: Vec<&Node> = fabric
+                .nodes
+                .iter()
+                .filter(|n| n.flavour == flavour)
+                .collect();
+            if nodes.is_empty() {
+                continue;
+            }
+            timed(&format!("{} × {flavour} started", nodes.len()), || {
+                netns::each(&nodes, |node| self.start_daemons(node))
+            })?;
+        }
         if let Some(binary) = &self.state.agent {
             let hypervisors: Vec<&Node> = fabric.role(Role::Hypervisor).collect();
             timed(&format!("{} agents started", hypervisors.len()), || {
@@ -152,6 +155,13 @@ impl Lab {
         timed(&format!("{vms} VMs"), || {
             wiring::guests(fabric, &self.names)
         })
+    }
+
+    fn start_daemons(&self, node: &Node) -> Result<()> {
+        let directory = self.directory.node(&node.name);
+        std::fs::create_dir(&directory).map_err(Error::file(&directory))?;
+        daemon::configure(node, &directory)?;
+        daemon::start(node, &self.namespace(&node.name), &directory, &[])
     }
 
     /// A lab that is up already.

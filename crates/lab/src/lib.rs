@@ -8,11 +8,13 @@
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
-//! * [`matrix`], [`path`] and [`probe`] look at the result from the outside.
+//! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
+//!   [`bench`] measures it.
 //!
 //! Needs root, iproute2, and FRR or BIRD installed (not running).
 
 pub mod agent;
+pub mod bench;
 pub mod daemon;
 pub mod demo;
 mod error;

@@ -7,7 +7,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use l2isolate_lab::{
-    Error, agent, demo,
+    Error, agent, bench, demo,
     fabric::Family,
     lab,
     lab::{Lab, Plan},
@@ -128,6 +128,12 @@ enum Verb {
         /// The agent's binary; default: `l2isolate` beside this program.
         #[arg(long)]
         agent: Option<PathBuf>,
+    },
+    /// Measure, in a lab made for it.
+    Bench {
+        /// What.
+        #[command(subcommand)]
+        bench: bench::Bench,
     },
     /// Start what doesn't run on a router.
     Restart {
@@ -261,6 +267,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             if !demo::run(find_agent(agent)?, &mut std::io::stdout())? {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Verb::Bench { bench } => {
+            process::watch_signals()?;
+            print(&bench.run()?)?;
         }
         Verb::Restart { node } => Lab::open(name)?.restart(&node)?,
     }

@@ -22,7 +22,7 @@ const HYPERVISORS_MAX: usize = 1000;
 const VMS_MAX: usize = 10_000;
 
 /// Which routing daemon a node runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Flavour {
     /// FRRouting: zebra and bgpd.

@@ -137,9 +137,7 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
             guest.say(&guest_lines(vm))?;
             guest.finish()?;
             let answered = reach::first_answer(&site.lab, vm, &site.far)?;
-            samples
-                .fabric
-                .push(answered.saturating_duration_since(up));
+            samples.fabric.push(answered.saturating_duration_since(up));
         }
         if (place + 1).is_multiple_of(100) {
             progress(&format!("  {} of {ports} ports", place + 1));

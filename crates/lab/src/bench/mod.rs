@@ -17,3 +17,109 @@ mod site;
 mod stats;
 mod wiring;
 mod writes;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use crate::{Error, Result, agent, topology::Mix};
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Taps appear one after the other: how long until each port is wired, and
+    /// until a VM in the other rack answers it.
+    Attach {
+        /// How many.
+        #[arg(long, default_value_t = 200)]
+        ports: usize,
+        /// Which routing daemons to run; default: FRR, then BIRD.
+        #[arg(long, value_enum)]
+        fabric: Option<Mix>,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// The agent is started with nothing in place, then killed and started
+    /// with everything in place, under traffic.
+    Resync {
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        ports: usize,
+        /// Which routing daemons to run.
+        #[arg(long, value_enum, default_value_t)]
+        fabric: Mix,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// Options of every bench.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// The agent's binary; default: `l2isolate` beside this program.
+    #[arg(long)]
+    agent: Option<PathBuf>,
+}
+
+impl Common {
+    fn agent(&self) -> Result<PathBuf> {
+        match &self.agent {
+            Some(path) => path.canonicalize().map_err(Error::file(path)),
+            None => agent::find(),
+        }
+    }
+}
+
+impl Bench {
+    /// Measures; gives what is to be printed.
+    ///
+    /// # Errors
+    /// A lab can't be built, or what is measured doesn't happen at all.
+    pub fn run(self) -> Result<String> {
+        let (report, json) = match self {
+            Self::Attach {
+                ports,
+                fabric,
+                common,
+            } => {
+                let fabrics = fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]);
+                let report = attach::run(&common.agent()?, ports, &fabrics)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Resync {
+                ports,
+                fabric,
+                common,
+            } => {
+                let report = resync::run(&common.agent()?, ports, fabric)?;
+                (serde_json::to_value(report), common.json)
+            }
+        };
+        let report = report.map_err(|e| Error::Program(e.to_string()))?;
+        Ok(if json {
+            format!("{report}\n")
+        } else {
+            text("", &report)
+        })
+    }
+}
+
+/// A line for each figure.
+fn text(name: &str, value: &Value) -> String {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(field, value)| {
+                let separator = if name.is_empty() { "" } else { "." };
+                text(&format!("{name}{separator}{field}"), value)
+            })
+            .collect(),
+        value => format!("{name:<24} {value}\n"),
+    }
+}

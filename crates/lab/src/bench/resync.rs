@@ -76,7 +76,11 @@ pub fn run(agent: &Path, ports: usize, fabric: Mix) -> Result<Report> {
     wiring::check_settings(&site.host_namespace, &site.vms)?;
     in_sync(&site)?;
     let first = usage(&site)?;
-    progress(&format!("  cold: {:.3} s, {}", cold.as_secs_f64(), first.text()));
+    progress(&format!(
+        "  cold: {:.3} s, {}",
+        cold.as_secs_f64(),
+        first.text()
+    ));
 
     let probe = traffic(&site)?;
     let result = warm(&site, agent, &monitor);
@@ -119,7 +123,10 @@ fn make_taps(site: &Site, monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<
     if wiring.all_taps() {
         return Ok(());
     }
-    Err(Error::Program(format!("taps aren't up: {}", wiring.missing())))
+    Err(Error::Program(format!(
+        "taps aren't up: {}",
+        wiring.missing()
+    )))
 }
 
 fn start(site: &Site, binary: &Path) -> Result<Instant> {

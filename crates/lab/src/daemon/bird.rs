@@ -186,7 +186,7 @@ fn bird_conf(node: &Node, directory: &Path) -> String {
                local as {};\n  \
                neighbor {}%'{}' external;\n  \
                keepalive time 3; hold time 9;\n  \
-               connect delay time 1; connect retry time 2; error wait time 1, 5;\n  \
+               connect delay time 1; connect retry time 1; error wait time 1, 1;\n  \
                graceful restart on; graceful restart time 60;\n  \
                ipv4 {{ extended next hop yes; import {}; export {}; }};\n  \
                ipv6 {{ import {}; export {}; }};\n}}\n",
