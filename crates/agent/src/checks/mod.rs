@@ -5,6 +5,8 @@
 
 mod firewall;
 mod systemd;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,

@@ -38,7 +38,8 @@ pub(super) fn foreign_routes(host: &dyn Host) -> Option<Finding> {
     let (seen_in, value) = last
         .next_back()
         .unwrap_or_else(|| (host.path("/etc/systemd/networkd.conf"), "yes".to_owned()));
-    if ["no", "false", "off", "0"].contains(&value.to_ascii_lowercase().as_str()) {
+    // systemd.syntax(7): how a boolean may be written.
+    if ["0", "no", "n", "false", "f", "off"].contains(&value.to_ascii_lowercase().as_str()) {
         return None;
     }
     Some(Finding {
@@ -83,8 +84,8 @@ fn named(host: &dyn Host, below: &str, ending: &str) -> Vec<PathBuf> {
     by_name.into_values().collect()
 }
 
-/// Whether a .link file applies to devices named like taps. One that asks for
-/// more than a name (a driver, a path) is for real hardware.
+/// Whether a .link file applies to taps, by their name, or by their driver or
+/// kind, which is `tun`. One that asks for more (a path) is for real hardware.
 fn matches_taps(path: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(path) else {
         return false;
@@ -92,10 +93,12 @@ fn matches_taps(path: &Path) -> bool {
     let conditions: Vec<(String, String)> = settings(&text, "Match").collect();
     !conditions.is_empty()
         && conditions.iter().all(|(key, value)| {
-            key == "OriginalName"
-                && value
-                    .split_whitespace()
-                    .any(|pattern| pattern == "*" || pattern.starts_with("tap"))
+            let fits = |pattern: &str| match key.as_str() {
+                "OriginalName" => pattern == "*" || pattern.starts_with("tap"),
+                "Driver" | "Kind" => pattern == "*" || pattern == "tun",
+                _ => false,
+            };
+            value.split_whitespace().any(fits)
         })
 }
 
