@@ -11,7 +11,8 @@
 //! Fewer than [`AT_LEAST`] never count, or a host with one machine could not
 //! lose it. While deletions are held, every further one joins them, of whatever
 //! kind: a held port keeps its subnet. Each is held for the grace, and goes
-//! earlier if so many others came back that what is left would have passed.
+//! earlier if so many others came back that what is left would have passed, and
+//! none has for [`QUIET`]: whoever puts files back does it one by one.
 
 use std::{
     collections::{BTreeMap, VecDeque, btree_map::Entry},
@@ -22,6 +23,10 @@ use l2isolate_model::document::ObjectId;
 
 /// So many ports must vanish for an accident to be suspected.
 pub const AT_LEAST: usize = 4;
+
+/// So long nothing must have come back before what is still missing after an
+/// accident is taken for a wish.
+pub const QUIET: Duration = Duration::from_secs(5);
 
 /// The guard.
 #[derive(Debug)]
@@ -34,6 +39,10 @@ pub struct Guard {
     held: BTreeMap<ObjectId, Instant>,
     /// How many of `held` are ports.
     held_ports: usize,
+    /// Something that was held came back since the last judgement.
+    returning: bool,
+    /// Until when things came back, if they did.
+    returned: Option<Instant>,
 }
 
 impl Guard {
@@ -46,6 +55,8 @@ impl Guard {
             peaks: VecDeque::new(),
             held: BTreeMap::new(),
             held_ports: 0,
+            returning: false,
+            returned: None,
         }
     }
 
@@ -60,6 +71,7 @@ impl Guard {
             self.peaks.clear();
         }
         self.remember(now, left);
+        let restoring = self.is_restoring(now);
         for id in gone {
             let is_port = is_port(&id);
             if let Entry::Vacant(entry) = self.held.entry(id) {
@@ -67,7 +79,7 @@ impl Guard {
                 self.held_ports += usize::from(is_port);
             }
         }
-        if self.grace.is_zero() || !self.is_accident(left) {
+        if self.grace.is_zero() || !restoring && !self.is_accident(left) {
             self.held_ports = 0;
             go.extend(std::mem::take(&mut self.held).into_keys());
         }
@@ -76,8 +88,9 @@ impl Guard {
 
     /// The source has `id`, perhaps again.
     pub fn present(&mut self, id: &ObjectId) {
-        if self.held.remove(id).is_some() && is_port(id) {
-            self.held_ports = self.held_ports.saturating_sub(1);
+        if self.held.remove(id).is_some() {
+            self.returning = true;
+            self.held_ports = self.held_ports.saturating_sub(usize::from(is_port(id)));
         }
     }
 
@@ -98,6 +111,26 @@ impl Guard {
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.held.values().min().copied()
+    }
+
+    /// When there is something to judge again, though nothing else is gone.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let quiet = self.returned.map(|at| at + QUIET);
+        self.held.values().copied().chain(quiet).min()
+    }
+
+    /// Whether what is held may be coming back right now.
+    fn is_restoring(&mut self, now: Instant) -> bool {
+        if std::mem::take(&mut self.returning) {
+            self.returned = Some(now);
+        }
+        let recent = |at: &Instant| now < *at + QUIET;
+        self.returned = self
+            .returned
+            .filter(recent)
+            .filter(|_| !self.held.is_empty());
+        self.returned.is_some()
     }
 
     /// Whether the deletions at hand look like an accident, with so many ports

@@ -14,7 +14,7 @@ use std::{
 };
 
 use l2isolate_model::document::ObjectId;
-use l2isolate_source::guard::{AT_LEAST, Guard};
+use l2isolate_source::guard::{AT_LEAST, Guard, QUIET};
 use proptest::prelude::*;
 
 const GRACE: Duration = Duration::from_secs(300);
@@ -123,7 +123,8 @@ fn other_ports_in_their_place_are_an_accident_too() {
     assert_eq!(host.lose((0..10).map(port)), 0);
 }
 
-/// Held ports keep their subnets, and all goes together when they come back.
+/// Held ports keep their subnets, and all that is left goes together, once
+/// enough of them are back.
 #[test]
 fn other_kinds_are_held_with_ports() {
     let mut host = Host::new(10);
@@ -137,8 +138,25 @@ fn other_kinds_are_held_with_ports() {
         assert_eq!(host.lose([]), 0);
     }
     host.guard.present(&port(4));
-    assert_eq!(host.lose([]), 6);
+    assert_eq!(host.lose([]), 0, "others may follow");
+    assert_eq!(host.guard.due(), Some(host.now + QUIET));
+    assert_eq!(host.wait(5), 6);
     assert_eq!(host.guard.held(), (0, 0));
+}
+
+/// Files are put back one by one: those that come last mustn't be given up
+/// since most are back already.
+#[test]
+fn nothing_goes_while_ports_come_back() {
+    let mut host = Host::new(10);
+    assert_eq!(host.lose((0..10).map(port)), 0);
+    for n in 0..10 {
+        host.now += Duration::from_secs(3);
+        host.guard.present(&port(n));
+        assert_eq!(host.lose([]), 0);
+    }
+    assert_eq!(host.ports(), 10);
+    assert_eq!((host.guard.held(), host.guard.due()), ((0, 0), None));
 }
 
 #[test]

@@ -300,7 +300,7 @@ impl Worker {
     fn wait(&self) {
         let mut deadline = self.scan_at;
         if self.is_available() {
-            let until = self.ledger.guard.until();
+            let until = self.ledger.guard.due();
             let complete = self
                 .first_read
                 .filter(|_| !self.complete)
