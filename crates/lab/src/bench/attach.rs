@@ -21,7 +21,7 @@ use super::{
     stats,
     wiring::{self, Wiring},
 };
-use crate::{Error, Result, lab::progress, process, topology::Mix, wiring::guest_lines};
+use crate::{Error, Result, lab::progress, process, topology::Mix};
 
 /// At most so many ports of a fabric are probed from the other rack, evenly
 /// spread.
@@ -119,31 +119,23 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
     let echo = Echo::start(&site.lab, &site.far)?;
     process::sleep(SETTLE)?;
     let monitor = Monitor::open(&site.host_namespace)?;
-    let mut links = Ip::open(None)?;
     let mut samples = Samples::default();
     for (place, vm) in site.vms.iter().enumerate() {
-        let mut guest = if probed(place) {
-            let namespace = site.lab.namespace(&vm.name);
-            Some(Ip::open(Some(&namespace))?)
-        } else {
-            None
-        };
+        let mut guest = Ip::open(&site.guest_namespace(vm, probed(place)))?;
         thread::sleep(PAUSE);
-        links.say(&site.tap_line(vm, guest.is_some()))?;
+        guest.say(&site.tap_line(vm))?;
         let (up, first, last) = wired(&monitor, Wiring::of(std::slice::from_ref(vm)))?;
-        samples.notice.push(first.saturating_duration_since(up));
-        samples.attach.push(last.saturating_duration_since(up));
-        if let Some(mut guest) = guest.take() {
-            guest.say(&guest_lines(vm))?;
-            guest.finish()?;
+        if probed(place) {
             let answered = reach::first_answer(&site.lab, vm, &site.far)?;
             samples.fabric.push(answered.saturating_duration_since(up));
         }
+        guest.finish()?;
+        samples.notice.push(first.saturating_duration_since(up));
+        samples.attach.push(last.saturating_duration_since(up));
         if (place + 1).is_multiple_of(100) {
             progress(&format!("  {} of {ports} ports", place + 1));
         }
     }
-    links.finish()?;
     wiring::check_settings(&site.host_namespace, &site.vms)?;
     drop(echo);
     site.lab.down()?;

@@ -60,7 +60,6 @@ pub(super) enum News {
         index: u32,
         name: String,
         mac: Option<[u8; 6]>,
-        up: bool,
     },
     /// An object with the agent's mark; `there`: made or changed, else gone.
     Object { object: Object, there: bool },
@@ -99,12 +98,10 @@ fn link(body: &[u8]) -> Option<News> {
     let attributes = body.get(16..)?;
     let name = attribute(attributes, IFLA_IFNAME)?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    let up = u32::try_from(libc::IFF_UP).unwrap_or(1);
     Some(News::Link {
         index: u32_at(body, 4)?,
         name: String::from_utf8_lossy(name).into_owned(),
         mac: attribute(attributes, IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
-        up: u32_at(body, 8)? & up != 0,
     })
 }
 

@@ -2,6 +2,7 @@
 //! killed and started again with everything in place and under traffic.
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
@@ -15,7 +16,7 @@ use serde_json::Value;
 use super::{
     message::News,
     monitor::Monitor,
-    site::{Ip, Site},
+    site::Site,
     stats,
     wiring::{self, Wiring},
     writes::Watch,
@@ -25,10 +26,9 @@ use crate::{
     fabric::{Family, Vm},
     lab::progress,
     netns,
-    probe::{FlowSpec, Probe},
+    probe::{FlowReport, FlowSpec, Probe},
     process::{self, Identity},
     topology::Mix,
-    wiring::guest_lines,
 };
 
 /// Ports that traffic goes through, the first ones.
@@ -105,15 +105,18 @@ pub fn run(agent: &Path, ports: usize, fabric: Mix) -> Result<Report> {
     })
 }
 
+/// Lets all taps appear.
 fn make_taps(site: &Site, monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<()> {
-    let lines: String = (site.vms.iter().enumerate())
-        .map(|(place, vm)| site.tap_line(vm, place < PROBED))
-        .collect();
-    netns::batch(None, &lines)?;
-    for vm in site.vms.iter().take(PROBED) {
-        let mut guest = Ip::open(Some(&site.lab.namespace(&vm.name)))?;
-        guest.say(&guest_lines(vm))?;
-        guest.finish()?;
+    let mut lines: BTreeMap<String, String> = BTreeMap::new();
+    for (place, vm) in site.vms.iter().enumerate() {
+        let namespace = site.guest_namespace(vm, place < PROBED);
+        lines
+            .entry(namespace)
+            .or_default()
+            .push_str(&site.tap_line(vm));
+    }
+    for (namespace, lines) in &lines {
+        netns::batch(Some(namespace), lines)?;
     }
     // What the kernel does by itself with a new link comes to an end.
     let quiet = Duration::from_secs(3);
@@ -175,14 +178,19 @@ fn traffic(site: &Site) -> Result<Probe> {
         }
     }
     // The fabric learns the routes of the cold start first.
-    process::sleep(PHASE)?;
-    let trial = Probe::start(&site.lab, &flows, RATE)?;
-    process::sleep(PHASE)?;
-    let trial = trial.stop()?;
-    if trial.flows.iter().any(|flow| flow.received == 0) {
-        return Err(Error::Program(
-            "a flow doesn't arrive although all is in place".to_owned(),
-        ));
+    let end = Instant::now() + LIMIT;
+    loop {
+        let trial = Probe::start(&site.lab, &flows, RATE / 10)?;
+        process::sleep(PHASE)?;
+        let trial = trial.stop()?;
+        let silent = |flow: &&FlowReport| flow.received < flow.sent;
+        let Some(flow) = trial.flows.iter().find(silent) else {
+            break;
+        };
+        if Instant::now() > end {
+            let missing = format!("{} to {}, {}", flow.from, flow.to, flow.family);
+            return Err(timeout("arrival of all flows", missing));
+        }
     }
     Probe::start(&site.lab, &flows, RATE)
 }

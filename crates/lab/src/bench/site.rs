@@ -5,6 +5,7 @@
 //! planned for the other one; their taps appear when the bench says so.
 
 use std::{
+    fmt::Write as _,
     io::Write as _,
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
@@ -17,6 +18,7 @@ use crate::{
     lab::{Guard, Plan, unique_name},
     netns,
     topology::{Mix, Role, Shape, Topology},
+    wiring::guest_lines,
 };
 
 /// How long the fabric may take to come together.
@@ -90,38 +92,58 @@ impl Site {
         Ok(site)
     }
 
+    /// Where the guest's end of a port is.
+    pub(super) fn guest_namespace(&self, vm: &Vm, probed: bool) -> String {
+        self.lab.namespace(if probed { &vm.name } else { SHED })
+    }
+
+    /// Makes the guests, ready but for their taps, which wait beside them.
     fn make_guests(&self, probed: impl Fn(usize) -> bool) -> Result<()> {
         let shed = self.lab.namespace(SHED);
-        let own: Vec<String> = (self.vms.iter().enumerate())
+        let own: Vec<&Vm> = (self.vms.iter().enumerate())
             .filter(|(place, _)| probed(*place))
-            .map(|(_, vm)| self.lab.namespace(&vm.name))
+            .map(|(_, vm)| vm)
             .collect();
-        netns::create(&own)?;
-        netns::create(std::slice::from_ref(&shed))?;
+        let mut namespaces: Vec<String> = (own.iter())
+            .map(|vm| self.guest_namespace(vm, true))
+            .collect();
+        namespaces.push(shed.clone());
+        netns::create(&namespaces)?;
         // Nobody lives there: its ends of taps shall keep quiet.
         netns::sysctl(&shed, &[("ipv6.conf.default.disable_ipv6", "1")])?;
-        netns::each(&own, |namespace| {
+        let mut lines = String::new();
+        for (place, vm) in self.vms.iter().enumerate() {
+            let namespace = self.guest_namespace(vm, probed(place));
+            let end = if probed(place) {
+                "eth0".to_owned()
+            } else {
+                vm.tap.replace("tap", "end")
+            };
+            let _ = writeln!(
+                lines,
+                "link add name {end} netns {namespace} address {} up \
+                 type veth peer name {} netns {namespace}",
+                vm.mac, vm.tap
+            );
+        }
+        netns::each(&own, |vm| {
             let settings = [
                 ("ipv6.conf.default.accept_dad", "0"),
                 ("ipv6.conf.default.accept_ra", "0"),
             ];
-            netns::sysctl(namespace, &settings)
+            netns::sysctl(&self.guest_namespace(vm, true), &settings)
+        })?;
+        netns::batch(None, &lines)?;
+        netns::each(&own, |vm| {
+            netns::batch(Some(&self.guest_namespace(vm, true)), &guest_lines(vm))
         })
     }
 
-    /// The line for `ip -batch` by which a tap appears: switched on and with
-    /// its guest's end open from its first moment, so that the agent has no
-    /// head start.
-    pub(super) fn tap_line(&self, vm: &Vm, probed: bool) -> String {
-        let (guest, end) = if probed {
-            (self.lab.namespace(&vm.name), "eth0")
-        } else {
-            (self.lab.namespace(SHED), vm.tap.as_str())
-        };
-        format!(
-            "link add name {} netns {} up type veth peer name {end} netns {guest} address {} up\n",
-            vm.tap, self.host_namespace, vm.mac
-        )
+    /// The line for `ip -batch` in the guest's namespace by which a tap appears
+    /// on the hypervisor: one request to the kernel, after which it is there,
+    /// switched on, and has its guest at the other end.
+    pub(super) fn tap_line(&self, vm: &Vm) -> String {
+        format!("link set dev {} netns {} up\n", vm.tap, self.host_namespace)
     }
 
     /// Gives the agent the intent of all ports.
@@ -143,17 +165,13 @@ pub(super) struct Ip {
 }
 
 impl Ip {
-    /// Starts one; inside a namespace or, to make links between them, outside.
+    /// Starts one inside a namespace.
     ///
     /// # Errors
     /// `ip` can't be started.
-    pub(super) fn open(namespace: Option<&str>) -> Result<Self> {
-        let mut command = Command::new("ip");
-        if let Some(name) = namespace {
-            command.args(["-netns", name]);
-        }
-        let mut child = command
-            .args(["-batch", "-"])
+    pub(super) fn open(namespace: &str) -> Result<Self> {
+        let mut child = Command::new("ip")
+            .args(["-netns", namespace, "-batch", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()

@@ -21,7 +21,7 @@ use crate::{
 };
 
 const METRIC: u32 = 5;
-const FLOOR_METRIC: u32 = (200 << 24) | METRIC;
+const FLOOR_METRIC: u32 = (200 << 24) | 0xff_ffff;
 const MAC: [u8; 6] = [0x02, 0x4c, 0x32, 0x49, 0x53, 0x4f];
 
 /// What every tap's settings shall be; the last path element but one is the
@@ -73,8 +73,9 @@ pub(super) struct Wiring<'a> {
     awaited: HashMap<&'a str, &'a Vm>,
     expected: HashSet<Object>,
     missing: HashSet<Object>,
-    /// When the first tap was seen to be up.
-    up: Option<Instant>,
+    /// When the first tap was first named: at the latest when it was switched
+    /// on, with which the kernel is not yet done then.
+    seen: Option<Instant>,
     /// When the first and the last of the objects came.
     first: Option<Instant>,
     last: Option<Instant>,
@@ -92,14 +93,9 @@ impl<'a> Wiring<'a> {
     /// Takes a message in.
     pub(super) fn hear(&mut self, event: &Event) {
         match &event.news {
-            News::Link {
-                index,
-                name,
-                mac,
-                up,
-            } => {
-                if *up && let Some(vm) = self.awaited.remove(name.as_str()) {
-                    self.up.get_or_insert(event.at);
+            News::Link { index, name, mac } => {
+                if let Some(vm) = self.awaited.remove(name.as_str()) {
+                    self.seen.get_or_insert(event.at);
                     self.expected.extend(objects(vm, *index));
                     self.missing.extend(objects(vm, *index));
                 }
@@ -138,12 +134,12 @@ impl<'a> Wiring<'a> {
         if !self.awaited.is_empty() || !self.missing.is_empty() {
             return None;
         }
-        Some((self.up?, self.first?, self.last?))
+        Some((self.seen?, self.first?, self.last?))
     }
 
     /// What is missing, for a message.
     pub(super) fn missing(&self) -> String {
-        let some: Vec<String> = (self.awaited.keys().map(|tap| format!("{tap} up")))
+        let some: Vec<String> = (self.awaited.keys().map(|tap| format!("device {tap}")))
             .chain(self.missing.iter().map(|object| format!("{object:?}")))
             .take(8)
             .collect();

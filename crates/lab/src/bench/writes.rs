@@ -11,7 +11,8 @@ use nix::{
 
 use crate::{Error, Result, fabric::Vm, netns};
 
-/// Directories of each device, and those of the host.
+/// Directories of each device, and those of the host; of the latter a namespace
+/// that isn't the first may lack some.
 const DEVICE: [&str; 4] = ["ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh"];
 const HOST: [&str; 10] = [
     "ipv4",
@@ -44,9 +45,9 @@ impl Watch {
             .iter()
             .flat_map(|vm| DEVICE.map(|directory| root.join(directory).join(&vm.tap)));
         let of_host = HOST.map(|directory| root.join(directory));
-        let mut directories = of_taps.chain(of_host);
+        let of_host = of_host.into_iter().filter(|directory| directory.exists());
         netns::inside(namespace, || {
-            directories.try_for_each(|directory| {
+            of_taps.chain(of_host).try_for_each(|directory| {
                 inotify
                     .add_watch(&directory, AddWatchFlags::IN_MODIFY)
                     .map(drop)
