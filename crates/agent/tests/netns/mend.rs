@@ -40,22 +40,32 @@ fn vandalism(guest: &Guest) -> Vec<String> {
     .into()
 }
 
-/// Settings of a tap, with a wrong value.
-const WRONG: [(&str, &str); 8] = [
-    ("ipv4.conf.TAP.proxy_arp", "0"),
-    ("ipv4.conf.TAP.forwarding", "0"),
-    ("ipv4.conf.TAP.rp_filter", "1"),
-    ("ipv4.conf.TAP.arp_ignore", "0"),
-    ("ipv6.conf.TAP.accept_ra", "2"),
-    ("ipv6.conf.TAP.forwarding", "0"),
-    ("ipv4.neigh.TAP.proxy_delay", "80"),
-    ("ipv6.conf.TAP.disable_ipv6", "1"),
+/// Settings of a tap: the right value and a wrong one.
+const SETTINGS: [(&str, &str, &str); 13] = [
+    ("ipv4.conf.TAP.proxy_arp", "1", "0"),
+    ("ipv4.conf.TAP.proxy_arp_pvlan", "0", "1"),
+    ("ipv4.conf.TAP.forwarding", "1", "0"),
+    ("ipv4.conf.TAP.rp_filter", "0", "1"),
+    ("ipv4.conf.TAP.arp_ignore", "1", "0"),
+    ("ipv4.conf.TAP.accept_redirects", "0", "1"),
+    ("ipv4.conf.TAP.send_redirects", "0", "1"),
+    ("ipv6.conf.TAP.accept_ra", "0", "2"),
+    ("ipv6.conf.TAP.accept_redirects", "0", "1"),
+    ("ipv6.conf.TAP.forwarding", "1", "0"),
+    ("ipv4.neigh.TAP.proxy_delay", "0", "80"),
+    ("ipv6.neigh.TAP.proxy_delay", "0", "80"),
+    ("ipv6.conf.TAP.disable_ipv6", "0", "1"),
 ];
 
-fn settings(host: &Host, tap: &str) -> Vec<String> {
-    WRONG
-        .map(|(key, _)| format!("{key}={}", host.sysctl(&key.replace("TAP", tap))))
-        .into()
+/// Those that aren't right.
+fn wrong(host: &Host, tap: &str) -> Vec<&'static str> {
+    let is_wrong =
+        |(key, right, _): &&(&str, &str, &str)| host.sysctl(&key.replace("TAP", tap)) != *right;
+    SETTINGS
+        .iter()
+        .filter(is_wrong)
+        .map(|(key, ..)| *key)
+        .collect()
 }
 
 /// One thing after the other: each is mended, and packets flow again.
@@ -72,10 +82,11 @@ fn each_thing_that_a_stranger_does_is_mended() {
         netns::batch(Some(&host.hv), &lines).unwrap();
         host.wired(&ports);
     }
-    let sound = settings(&host, victim.port.tap());
-    for (key, wrong) in WRONG {
-        host.set_sysctl(&key.replace("TAP", victim.port.tap()), wrong);
-        host.until(key, || settings(&host, victim.port.tap()) == sound);
+    let tap = victim.port.tap();
+    assert_eq!(wrong(&host, tap), Vec::<&str>::new());
+    for (key, _, value) in SETTINGS {
+        host.set_sysctl(&key.replace("TAP", tap), value);
+        host.until(key, || wrong(&host, tap).is_empty());
         host.wired(&ports);
     }
     host.until("nothing is left to write", || {

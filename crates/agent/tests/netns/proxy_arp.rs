@@ -30,8 +30,8 @@ fn wired(host: &mut Host) -> (Guest, Arp) {
 fn ask_for_own(arp: &Arp, own: &str) {
     arp.request("0.0.0.0", own);
     arp.request(own, own);
-    // Some old stacks probe with another address of theirs.
-    arp.request(GATEWAY4, own);
+    // As from another address of its own, such as it had before.
+    arp.request("10.252.88.88", own);
 }
 
 /// Guests believe that the whole subnet, and often more, is on their link.
