@@ -184,15 +184,17 @@ impl Neighbour {
 }
 
 impl Route {
-    /// Who made the route of RTM_NEWROUTE or RTM_DELROUTE, if it is in the main
-    /// table: from the fixed part alone.
+    /// Who made the route of RTM_NEWROUTE or RTM_DELROUTE, if it is a plain one
+    /// of the main table: from the fixed part alone.
     pub(crate) fn protocol(message: &Message<'_>) -> Option<u8> {
         // Tables beyond 255 have a number of their own there (RT_TABLE_COMPAT).
         let main = read_u8(message.body, 4)? == route::RT_TABLE_MAIN;
-        read_u8(message.body, 5).filter(|_| main)
+        // Routes for some sources or classes of service have other places.
+        let plain = read_u16(message.body, 2)? == 0;
+        read_u8(message.body, 5).filter(|_| main && plain)
     }
 
-    /// RTM_NEWROUTE and RTM_DELROUTE, if it is in the main table.
+    /// The whole of it.
     pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         let protocol = Self::protocol(message)?;
         let family = read_u8(message.body, 0)?;

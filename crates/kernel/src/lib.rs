@@ -23,7 +23,7 @@
 //! `mirror.rs`) is told all the same. Settings are the exception: the kernel
 //! announces forwarding, `rp_filter` and `proxy_arp`, no others.
 //!
-//! What can break it: events that are lost ([`Lost`]); a thread that calls it
+//! Needs Linux 5.18, for `IFA_PROTO`. What can break it: events that are lost ([`Lost`]); a thread that calls it
 //! from another network namespace than it was opened in, since sockets stay
 //! where they were made, but files are those of the calling thread.
 
@@ -205,7 +205,8 @@ impl Kernel {
     }
 
     /// What has changed since it was last called; never waits. After
-    /// [`Self::apply`] the events of its changes are there.
+    /// [`Self::apply`] the events of its changes are there; some of them the
+    /// descriptor doesn't tell of, so drain before waiting for it.
     ///
     /// # Errors
     /// [`Lost`] until everything is observed anew.

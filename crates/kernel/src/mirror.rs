@@ -32,7 +32,7 @@ use crate::{
     decode::{Address, Leads, Link, Neighbour, Netconf, Route, Slot},
     event::Event,
     settings,
-    uapi::{flag, kind, link},
+    uapi::{flag, kind, link, netconf::NETCONFA_IFINDEX_ALL},
     wire::Message,
 };
 
@@ -400,7 +400,10 @@ impl Mirror {
 
     fn netconf(&mut self, netconf: &Netconf<'_>, new: bool, out: &mut Out) {
         let Ok(index) = u32::try_from(netconf.index) else {
-            out.push(Event::HostSysctlsDirty);
+            // What devices start with (-2) is none of our settings.
+            if netconf.index == NETCONFA_IFINDEX_ALL {
+                out.push(Event::HostSysctlsDirty);
+            }
             return;
         };
         let Some(device) = self.devices.get(&index) else {

@@ -105,6 +105,7 @@ pub(crate) mod netconf {
     pub(crate) const NETCONFA_FORWARDING: u16 = 2;
     pub(crate) const NETCONFA_RP_FILTER: u16 = 3;
     pub(crate) const NETCONFA_PROXY_NEIGH: u16 = 5;
+    pub(crate) const NETCONFA_IFINDEX_ALL: i32 = -1;
 }
 
 /// Multicast groups (enum rtnetlink_groups in linux/rtnetlink.h).

@@ -90,6 +90,8 @@ fn near_misses() {
             "-6 route replace 2001:db8::5/128 dev tap1 metric 6",
             "-6 route del 2001:db8::5/128 metric 6",
             "-6 route replace 2001:db8::5/128 dev tap1 metric 5 table 300",
+            "route replace 10.0.0.5/32 dev tap1 metric 5 tos 10",
+            "route del 10.0.0.5/32 metric 5 tos 10",
             "route append 10.0.0.5/32 dev tap1 metric 5",
             "route del 10.0.0.5/32 dev tap1 metric 5",
         ] {
