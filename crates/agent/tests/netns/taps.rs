@@ -1,5 +1,7 @@
 //! Devices come, go, are renamed and replaced, as whoever makes them likes.
 
+use l2isolate_lab::netns;
+
 use crate::harness::{Flow, Host, OUTSIDE4, Port};
 
 /// A port without tap and a tap without port are states, not errors.
@@ -32,9 +34,16 @@ fn a_tap_that_is_made_again_is_wired_again() {
     let [one, two] = host.guests();
     host.start();
     host.wired(&[&one.port, &two.port]);
-    for _ in 0..10 {
-        host.ip(&format!("link del {}", one.port.tap()));
-        host.tap(one.port.tap(), &one.namespace, "eth0");
+    // In one go, so that the agent sees it afterwards; and step by step.
+    let (tap, guest) = (one.port.tap(), &one.namespace);
+    let again = format!("link del {tap}\nlink add {tap} type veth peer name eth0 netns {guest}\n");
+    netns::batch(Some(&host.hv), &again).unwrap();
+    host.wired(&[&one.port, &two.port]);
+    netns::batch(Some(&host.hv), &again.repeat(10)).unwrap();
+    host.wired(&[&one.port, &two.port]);
+    for _ in 0..5 {
+        host.ip(&format!("link del {tap}"));
+        host.tap(tap, guest, "eth0");
     }
     host.wired(&[&one.port, &two.port]);
     one.set_up();

@@ -1,7 +1,7 @@
 //! What the kernel has, and what it shall have: one line for each object, made
 //! from the intent by rules of the tests' own.
 
-use std::{collections::BTreeSet, fs, net::IpAddr};
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use l2isolate_lab::netns;
 use serde_json::Value;
@@ -16,6 +16,25 @@ const PROTOCOL: &str = "76";
 /// Metric of what is announced, and of the floor behind it.
 const METRIC: u64 = 5;
 const FLOOR: u64 = 3_372_220_415;
+
+const PROXY_ARP: &str = "ipv4.conf.TAP.proxy_arp";
+
+/// Settings of a tap that is in use: the right value and a wrong one.
+pub(crate) const SETTINGS: [(&str, &str, &str); 13] = [
+    (PROXY_ARP, "1", "0"),
+    ("ipv4.conf.TAP.proxy_arp_pvlan", "0", "1"),
+    ("ipv4.conf.TAP.forwarding", "1", "0"),
+    ("ipv4.conf.TAP.rp_filter", "0", "1"),
+    ("ipv4.conf.TAP.arp_ignore", "1", "0"),
+    ("ipv4.conf.TAP.accept_redirects", "0", "1"),
+    ("ipv4.conf.TAP.send_redirects", "0", "1"),
+    ("ipv6.conf.TAP.accept_ra", "0", "2"),
+    ("ipv6.conf.TAP.accept_redirects", "0", "1"),
+    ("ipv6.conf.TAP.forwarding", "1", "0"),
+    ("ipv4.neigh.TAP.proxy_delay", "0", "80"),
+    ("ipv6.neigh.TAP.proxy_delay", "0", "80"),
+    ("ipv6.conf.TAP.disable_ipv6", "0", "1"),
+];
 
 /// What shall be there if exactly these ports are wired, the tap of each being
 /// there.
@@ -78,7 +97,7 @@ pub(crate) fn observed(hv: &str, ports: &[&Port]) -> Lines {
             lines.insert(link(&name, &device));
         }
     }
-    lines.extend(proxies(hv));
+    lines.extend(settings(hv, ports));
     lines
 }
 
@@ -148,18 +167,32 @@ fn link(name: &str, device: &Value) -> String {
     }
 }
 
-fn proxies(hv: &str) -> Vec<String> {
-    netns::inside(hv, || {
+/// Proxy ARP where it is on, and settings of taps in use that aren't right.
+fn settings(hv: &str, ports: &[&Port]) -> Vec<String> {
+    let in_use = ports
+        .iter()
+        .filter(|port| port.document["admin_state_up"] == true);
+    let in_use: Vec<&str> = in_use.map(|port| port.tap()).collect();
+    let read = |key: &str, tap: &str| {
+        let path = key.replace('.', "/").replace("TAP", tap);
+        let text = fs::read_to_string(Path::new("/proc/sys/net").join(path));
+        text.ok().map(|text| text.trim().to_owned())
+    };
+    let look = || {
         let devices = fs::read_dir("/proc/sys/net/ipv4/conf").unwrap();
-        let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names
+        let mut lines: Vec<String> = devices
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| name.starts_with("tap"))
-            .filter(|name| {
-                let path = format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp");
-                fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
-            })
+            .filter(|name| read(PROXY_ARP, name).is_some_and(|value| value != "0"))
             .map(|name| format!("proxy_arp {name}"))
-            .collect()
-    })
-    .unwrap()
+            .collect();
+        for (key, right, _) in SETTINGS.iter().filter(|(key, ..)| *key != PROXY_ARP) {
+            let wrong = in_use
+                .iter()
+                .filter_map(|tap| Some((tap, read(key, tap).filter(|value| value != right)?)));
+            lines.extend(wrong.map(|(tap, value)| format!("setting {key} of {tap}: {value}")));
+        }
+        lines
+    };
+    netns::inside(hv, look).unwrap()
 }

@@ -30,7 +30,7 @@ pub(crate) use arp::{Arp, advertise_router};
 pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
-pub(crate) use kernel::{array, expected, observed};
+pub(crate) use kernel::{SETTINGS, array, expected, observed};
 pub(crate) use random::Random;
 
 /// What the hypervisor announces beside its guests.
