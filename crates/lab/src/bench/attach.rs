@@ -19,6 +19,7 @@ use super::{
     reach::{self, Echo},
     site::{Ip, Site},
     stats,
+    usage::Usage,
     wiring::{self, Wiring},
 };
 use crate::{Error, Result, lab::progress, process, topology::Mix};
@@ -98,6 +99,23 @@ struct Samples {
 }
 
 impl Samples {
+    /// Progress: medians of the last `count` ports, and the agent's processor
+    /// time for each of them.
+    fn show_last(&self, count: u32, cpu: Duration) {
+        let of = |samples: &[Duration]| {
+            let start = samples.len().saturating_sub(count as usize);
+            stats::percentile(samples.get(start..).unwrap_or_default(), 50).map_or(0.0, stats::ms)
+        };
+        progress(&format!(
+            "  {:>5} ports; p50 of the last {count} in ms: first object {}, wired {}; \
+             agent's processor time {}",
+            self.attach.len(),
+            of(&self.notice),
+            of(&self.attach),
+            stats::ms(cpu / count),
+        ));
+    }
+
     fn text(&self) -> String {
         let of = |samples: &[Duration]| {
             [50, 99, 100].map(|p| stats::percentile(samples, p).map_or(0.0, stats::ms))
@@ -120,6 +138,7 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
     process::sleep(SETTLE)?;
     let monitor = Monitor::open(&site.host_namespace)?;
     let mut samples = Samples::default();
+    let mut cpu = Usage::of_agent(&site.lab, &site.host)?.cpu;
     for (place, vm) in site.vms.iter().enumerate() {
         let mut guest = Ip::open(&site.guest_namespace(vm, probed(place)))?;
         thread::sleep(PAUSE);
@@ -133,7 +152,9 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
         samples.notice.push(first.saturating_duration_since(up));
         samples.attach.push(last.saturating_duration_since(up));
         if (place + 1).is_multiple_of(100) {
-            progress(&format!("  {} of {ports} ports", place + 1));
+            let now = Usage::of_agent(&site.lab, &site.host)?;
+            samples.show_last(100, now.cpu.saturating_sub(cpu));
+            cpu = now.cpu;
         }
     }
     wiring::check_settings(&site.host_namespace, &site.vms)?;

@@ -15,6 +15,7 @@ mod reach;
 pub mod resync;
 mod site;
 mod stats;
+mod usage;
 mod wiring;
 mod writes;
 

@@ -18,6 +18,7 @@ use super::{
     monitor::Monitor,
     site::Site,
     stats,
+    usage::Usage,
     wiring::{self, Wiring},
     writes::Watch,
 };
@@ -27,7 +28,7 @@ use crate::{
     lab::progress,
     netns,
     probe::{FlowReport, FlowSpec, Probe},
-    process::{self, Identity},
+    process,
     topology::Mix,
 };
 
@@ -75,7 +76,7 @@ pub fn run(agent: &Path, ports: usize, fabric: Mix) -> Result<Report> {
     let cold = last.saturating_duration_since(started);
     wiring::check_settings(&site.host_namespace, &site.vms)?;
     in_sync(&site)?;
-    let first = usage(&site)?;
+    let first = Usage::of_agent(&site.lab, &site.host)?;
     progress(&format!(
         "  cold: {:.3} s, {}",
         cold.as_secs_f64(),
@@ -204,7 +205,7 @@ fn warm(site: &Site, binary: &Path, monitor: &Monitor) -> Result<(Duration, usiz
     while monitor.next(Duration::ZERO)?.is_some() {}
     let started = start(site, binary)?;
     let done = in_sync(site)?;
-    let usage = usage(site)?;
+    let usage = Usage::of_agent(&site.lab, &site.host)?;
     process::sleep(PHASE)?;
     let mut announced = 0;
     while let Some(event) = monitor.next(Duration::ZERO)? {
@@ -255,42 +256,4 @@ fn ask(socket: &Path) -> Option<Value> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     serde_json::from_str(&answer).ok()
-}
-
-/// What an agent has used of the machine.
-struct Usage {
-    rss_mib: f64,
-    cpu: Duration,
-}
-
-impl Usage {
-    fn text(&self) -> String {
-        format!(
-            "{:.1} MiB, {:.2} s of processor time",
-            self.rss_mib,
-            self.cpu.as_secs_f64()
-        )
-    }
-}
-
-fn usage(site: &Site) -> Result<Usage> {
-    let running = site.lab.processes(&site.host)?;
-    let process = agent::process_of(&running);
-    process
-        .and_then(usage_of)
-        .ok_or_else(|| Error::Program("the agent has ended".to_owned()))
-}
-
-fn usage_of(process: Identity) -> Option<Usage> {
-    let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", process.pid)).ok();
-    let status = read("status")?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: f64 = peak?.split_ascii_whitespace().next()?.parse().ok()?;
-    let schedstat = read("schedstat")?;
-    // Nanoseconds on a processor, of the main thread.
-    let ns: u64 = schedstat.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(Usage {
-        rss_mib: kib / 1024.0,
-        cpu: Duration::from_nanos(ns),
-    })
 }
