@@ -156,13 +156,14 @@ impl Engine {
         let now = Instant::now();
         match event {
             Event::Link(name, Some(tap)) => {
+                let (index, carrier) = (tap.index, tap.carrier);
                 let known = self.taps.insert(name, tap);
                 let planned = self.reconciler.wants_anything(&Owner::Tap(name));
-                let other_device = known.is_none_or(|known| {
-                    Some(known.index) != self.taps.get(&name).map(|tap| tap.index)
-                });
-                if other_device && planned {
+                if planned && known.as_ref().is_none_or(|known| known.index != index) {
                     self.read_settings(name);
+                }
+                if carrier && known.is_some_and(|known| !known.carrier) {
+                    self.retell(name);
                 }
                 self.reconciler.hurry(&Owner::Tap(name));
                 self.dirty.insert(name);
@@ -191,6 +192,22 @@ impl Engine {
                     self.reconciler.observe(now, key, Some(value));
                 }
             }
+        }
+    }
+
+    /// The tap has got its carrier: a guest is there. Routing daemons were told
+    /// of its routes as of routes without carrier, which BIRD doesn't learn, and
+    /// the kernel tells nobody that this has changed. So the routes count as
+    /// not in place, and are told again by being set again.
+    fn retell(&mut self, tap: IfName) {
+        let now = Instant::now();
+        let metric = self.config.route_metric;
+        let owner = Owner::Tap(tap);
+        let wanted = self.reconciler.wanted_by(&owner);
+        let announced = |key: &&Key| matches!(key, Key::Route(_, m) if *m == metric);
+        let routes: Vec<Key> = wanted.filter(announced).copied().collect();
+        for key in routes {
+            self.reconciler.observe(now, key, None);
         }
     }
 

@@ -55,7 +55,8 @@ pub(crate) struct Mirror {
     devices: HashMap<u32, Device>,
     names: BTreeMap<IfName, u32>,
     routes: HashMap<Slot, Leads>,
-    /// Places in which another route stands beside ours.
+    /// Places in which setting a route begins with removing ours: another one
+    /// stands beside it, or the same has to be told anew.
     contested: HashSet<Slot>,
 }
 
@@ -97,7 +98,7 @@ impl Mirror {
             .map(|device| (device.name, &device.tap))
     }
 
-    /// Whether another route may stand beside ours in that place.
+    /// Whether ours has to make room when the place is set.
     pub(crate) fn contested(&self, slot: Slot) -> bool {
         self.contested.contains(&slot)
     }
@@ -240,6 +241,13 @@ impl Mirror {
         out.extend(now.map(|(key, value)| Event::Object(key, Some(value))));
         if old.up && !tap.up {
             self.drop_routes(index, |_| true, out);
+        }
+        if !old.carrier && tap.carrier {
+            // Nothing tells those who follow the kernel's messages that these
+            // routes work now; setting them anew does, if ours makes room: an
+            // equal route in its place would be no change, and no message.
+            let slots = self.devices.get(&index).map(|device| device.routes.clone());
+            self.contested.extend(slots.into_iter().flatten());
         }
     }
 

@@ -52,6 +52,7 @@ fn place(knob: Knob) -> Place {
         Knob::TapAcceptRedirects6 => Place::Inet6(4),
         Knob::TapDisable6 => Place::Inet6(26),
         Knob::TapAcceptDad => Place::Inet6(27),
+        Knob::TapAddrGenMode => Place::Inet6(47),
         Knob::TapProxyDelay4 => Place::ProxyDelay(AF_INET),
         Knob::TapProxyDelay6 => Place::ProxyDelay(AF_INET6),
         _ => Place::File,

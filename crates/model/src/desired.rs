@@ -145,6 +145,9 @@ knobs! {
     TapAcceptRedirects6 = "net/ipv6/conf/*/accept_redirects",
     /// Test the gateway's addresses for duplicates.
     TapAcceptDad = "net/ipv6/conf/*/accept_dad",
+    /// How the device's own link-local address is made; 1 is not at all
+    /// (`IN6_ADDR_GEN_MODE_NONE`, linux/if_link.h).
+    TapAddrGenMode = "net/ipv6/conf/*/addr_gen_mode",
     /// Wait before a proxy neighbour advertisement, in ticks.
     TapProxyDelay6 = "net/ipv6/neigh/*/proxy_delay",
     /// Answer a guest's ARP requests for whatever is routed elsewhere.

@@ -39,6 +39,9 @@ const SETTINGS: &[(Knob, i64)] = &[
     (Knob::TapAcceptRa, 0),
     (Knob::TapAcceptRedirects6, 0),
     (Knob::TapAcceptDad, 0),
+    // The gateway's is the only one there shall be; an address more on each
+    // tap makes each further tap dearer for the kernel.
+    (Knob::TapAddrGenMode, 1),
     (Knob::TapProxyDelay6, 0),
 ];
 

@@ -183,6 +183,11 @@ impl<R: Rules> Reconciler<R> {
         self.owners.contains_key(owner)
     }
 
+    /// The objects that an owner wants.
+    pub fn wanted_by(&self, owner: &R::Owner) -> impl Iterator<Item = &R::Key> {
+        self.owners.get(owner).into_iter().flatten()
+    }
+
     /// Who wants the object.
     #[must_use]
     pub fn owner(&self, key: &R::Key) -> Option<&R::Owner> {
