@@ -17,6 +17,11 @@ use crate::{
     topology::Role,
 };
 
+/// Seconds after a start in which bgpd may wait for all neighbours' routes
+/// before it chooses any. When two neighbours' connections collide, FRR 8.4
+/// loses count of whom it waits for, and would wait all of its default 360 s.
+const SELECT_DEFER: u32 = 5;
+
 pub(super) fn zebra_conf(node: &Node) -> String {
     format!(
         "hostname {}\n\
@@ -52,6 +57,7 @@ pub(super) fn bgpd_conf(node: &Node) -> String {
          bgp bestpath as-path multipath-relax\n \
          bgp graceful-restart\n \
          bgp graceful-restart preserve-fw-state\n \
+         bgp graceful-restart select-defer-time {SELECT_DEFER}\n \
          coalesce-time 0\n \
          timers bgp 3 9\n",
         node.asn, node.loopback4
