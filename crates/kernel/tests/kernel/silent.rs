@@ -1,7 +1,11 @@
 //! What the kernel removes without a word. Each of these was seen to leave a
 //! stale route in the map of a listener that only believes messages.
 
-use l2isolate_kernel::testing::{in_new_netns, ip, set_sysctl, tap};
+use l2isolate_kernel::{
+    Event,
+    testing::{in_new_netns, ip, set_sysctl, tap},
+};
+use l2isolate_reconcile::Change;
 
 use crate::common::{Host, address, floor, name, neighbour, route};
 
@@ -220,5 +224,38 @@ fn moved_away() {
         sleeper.wait().unwrap();
         assert_eq!(routed(&host), (false, false));
         assert!(!host.links.contains_key(&name("tap0")));
+    });
+}
+
+/// When a device gets its carrier, nothing tells those who follow messages
+/// that its routes work now. Setting the same route again then tells them, by
+/// removing it first; without a new carrier it is no change.
+#[test]
+fn carrier() {
+    in_new_netns(|| {
+        let mut host = wired();
+        let routes = || {
+            [
+                route("10.252.0.5/32", "tap0"),
+                route("2001:db8::5/128", "tap0"),
+            ]
+        };
+        let told = |host: &mut Host| {
+            host.kernel
+                .apply(&routes().map(|(key, value)| Change::Set(key, value)));
+            let events = host.drain();
+            routes().map(|(key, value)| {
+                let gone = events.contains(&Event::Object(key, None));
+                gone && events.contains(&Event::Object(key, Some(value)))
+            })
+        };
+        assert_eq!(told(&mut host), [false; 2]);
+        ip("link set vm0 down");
+        host.drain();
+        ip("link set vm0 up");
+        host.drain();
+        assert_eq!(told(&mut host), [true; 2]);
+        assert_eq!(told(&mut host), [false; 2]);
+        host.settle();
     });
 }

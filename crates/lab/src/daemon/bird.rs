@@ -211,9 +211,6 @@ fn kernel(out: &mut String, node: &Node) {
         }
     }
     for family in [4, 6] {
-        // The scan finds routes that were written while their tap had no
-        // carrier: BIRD ignores those, and the kernel tells nobody when
-        // carrier comes.
         let import = match node.role {
             Role::Hypervisor => format!("import filter l2isolate{family}"),
             _ => "import none".to_owned(),
@@ -221,7 +218,7 @@ fn kernel(out: &mut String, node: &Node) {
         let _ = write!(
             out,
             "protocol kernel kernel{family} {{\n  \
-               learn; persist; merge paths on; scan time 2;\n  \
+               learn; persist; merge paths on;\n  \
                ipv{family} {{ {import}; export where source = RTS_BGP; }};\n}}\n"
         );
     }

@@ -60,7 +60,7 @@ fn wire(lab: &Lab, node: &Node) {
             let address = vm.address(family);
             let _ = writeln!(
                 lines,
-                "route add unreachable {address} proto 76 metric 3355443206"
+                "route add unreachable {address} proto 76 metric 3372220415"
             );
             let _ = writeln!(lines, "route add {address} dev {tap} proto 76 metric 5");
         }

@@ -56,8 +56,8 @@ fn only_marked_routes_are_announced() {
     let strange = "route add 10.252.9.9/32 dev lo\n\
                    route add 2001:db8:252::9:9/128 dev lo\n\
                    route add 10.252.9.8/32 dev lo proto static metric 7\n\
-                   route add unreachable 10.252.9.7/32 proto 76 metric 3355443206\n\
-                   route add unreachable 2001:db8:252::9:7/128 proto 76 metric 3355443206\n";
+                   route add unreachable 10.252.9.7/32 proto 76 metric 3372220415\n\
+                   route add unreachable 2001:db8:252::9:7/128 proto 76 metric 3372220415\n";
     let marker = "10.252.9.6/32";
     for node in lab.fabric().role(Role::Hypervisor) {
         let namespace = lab.namespace(&node.name);
