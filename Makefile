@@ -14,6 +14,8 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/local/sbin:/u
 CARGO_FLAGS ?=
 # `make demo DEMO_FLAGS=…`: options of `l2isolate-lab demo`.
 DEMO_FLAGS ?=
+# `make bench BENCH_RUNS=…`: how often each benchmark is run.
+BENCH_RUNS ?= 3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
@@ -33,6 +35,12 @@ build: ## build all programs (development profile, into target/debug)
 .PHONY: demo
 demo: setup build ## the fabric on this machine: built up, shown, put to the test, taken down
 	@scripts/as-root $(TARGET_DIR)/debug/l2isolate-lab demo $(DEMO_FLAGS)
+
+# The release profile: figures of a development build say nothing.
+.PHONY: bench
+bench: setup ## measure: attach, resync; one table of medians (docs/benchmarks.md)
+	cargo build $(CARGO_FLAGS) --release -p l2isolate -p l2isolate-lab
+	@scripts/bench $(TARGET_DIR)/release/l2isolate-lab $(BENCH_RUNS)
 
 .PHONY: test
 test: setup ## every test: unit, property, namespace and interop

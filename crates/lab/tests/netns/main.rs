@@ -5,6 +5,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod bench;
 mod carrier;
 mod fixture;
 mod hand_over;

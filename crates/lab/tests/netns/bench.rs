@@ -1,0 +1,25 @@
+//! `bench` prints what its readers expect. What it measures is never asserted.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+// Tables and later comparisons are made from this object; progress must not
+// get into it, and a port that isn't wired must not look like a fast one.
+#[test]
+fn attach_prints_one_object() {
+    let output = Command::new(env!("CARGO_BIN_EXE_l2isolate-lab"))
+        .args(["bench", "attach", "--ports", "5", "--fabric", "bird"])
+        .arg("--json")
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for figure in ["/attach_ms/p50", "/attach_ms/p99", "/fabric_ms/bird/p50"] {
+        let value = report.pointer(figure).and_then(Value::as_f64);
+        assert!(value.is_some_and(|ms| ms > 0.0), "{figure} of {report}");
+    }
+    // Too few ports to tell.
+    assert_eq!(report.get("growth"), Some(&Value::Null));
+}
