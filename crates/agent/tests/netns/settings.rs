@@ -166,6 +166,9 @@ fn a_tap_that_nobody_has_opened_is_wired() {
     ));
     host.wired(&ports);
     assert!(guest.reaches(crate::harness::OUTSIDE4));
+    // Of link-local addresses there is the gateway's and none of its own.
+    let addresses = host.ip(&format!("-6 addr show dev {}", guest.port.tap()));
+    assert_eq!(addresses.matches("inet6 fe80:").count(), 1, "{addresses}");
 }
 
 /// Settings of the host as a whole, and that they are left alone where the

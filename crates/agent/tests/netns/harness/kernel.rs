@@ -20,7 +20,7 @@ const FLOOR: u64 = 3_372_220_415;
 const PROXY_ARP: &str = "ipv4.conf.TAP.proxy_arp";
 
 /// Settings of a tap that is in use: the right value and a wrong one.
-pub(crate) const SETTINGS: [(&str, &str, &str); 13] = [
+pub(crate) const SETTINGS: [(&str, &str, &str); 14] = [
     (PROXY_ARP, "1", "0"),
     ("ipv4.conf.TAP.proxy_arp_pvlan", "0", "1"),
     ("ipv4.conf.TAP.forwarding", "1", "0"),
@@ -34,6 +34,7 @@ pub(crate) const SETTINGS: [(&str, &str, &str); 13] = [
     ("ipv4.neigh.TAP.proxy_delay", "0", "80"),
     ("ipv6.neigh.TAP.proxy_delay", "0", "80"),
     ("ipv6.conf.TAP.disable_ipv6", "0", "1"),
+    ("ipv6.conf.TAP.addr_gen_mode", "1", "0"),
 ];
 
 /// What shall be there if exactly these ports are wired, the tap of each being
@@ -146,10 +147,11 @@ fn neighbour(entry: &Value) -> Option<String> {
 }
 
 fn address(device: &str, entry: &Value) -> Option<String> {
-    let local = text(entry, "local");
-    // The kernel's own, made from the hardware address.
+    let (local, bits) = (text(entry, "local"), &entry["prefixlen"]);
+    // The kernel's own, made from the hardware address: nobody wants it, but
+    // where a stranger had it made it is harmless, and not ours to remove.
     let own = local.starts_with("fe80:") && local != LINK_LOCAL;
-    (!own).then(|| format!("address {local}/{} dev {device}", entry["prefixlen"]))
+    (!own).then(|| format!("address {local}/{bits} dev {device}"))
 }
 
 fn link(name: &str, device: &Value) -> String {
