@@ -13,7 +13,7 @@ use l2isolate_model::{
     IfName,
     desired::{Key, Knob, Value},
 };
-use l2isolate_reconcile::Rules;
+use l2isolate_reconcile::{LAST, Rules};
 
 use crate::FLOOR_METRIC;
 
@@ -81,6 +81,9 @@ impl Rules for KernelRules {
             Key::Sysctl(Knob::TapProxyArp, _) => Step::Open,
             Key::Sysctl(..) => Step::Setting,
             Key::Mac(_) | Key::Mtu(_) => Step::Link,
+            // A link that goes down takes its routes along without a word to
+            // routing daemons: they go first, and loudly.
+            Key::Up(_) if desired == Some(&Value::Up(false)) => return LAST,
             Key::Up(_) => Step::Up,
             Key::Address(..) => Step::Address,
             Key::Route(_, FLOOR_METRIC) => Step::Floor,

@@ -30,6 +30,9 @@ pub use reconciler::{Change, Difference, Reconciler, Totals};
 
 use std::fmt::Debug;
 
+/// Place of what is set when all deletions are done.
+pub const LAST: u8 = u8::MAX;
+
 /// What the engine must know of the objects it reconciles.
 pub trait Rules {
     /// Names an object.
@@ -46,8 +49,8 @@ pub trait Rules {
     /// which every observed object is ours.
     fn deletable(key: &Self::Key) -> bool;
 
-    /// Place in a batch: smaller is set earlier, and deleted later. All sets
-    /// come before all deletions: make before break.
+    /// Place in a batch: smaller is set earlier, and deleted later. Sets come
+    /// before deletions (make before break), but those of [`LAST`] after them.
     fn order(key: &Self::Key, desired: Option<&Self::Value>) -> u8;
 
     /// Whether setting `key` to `desired` has to wait until `other`, wanted by

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Rules,
+    LAST, Rules,
     pace::{Failure, Pace},
 };
 
@@ -222,13 +222,17 @@ impl<R: Rules> Reconciler<R> {
         // Both sorts are stable, so equal ranks stay in the order of their keys.
         sets.sort_by_key(|(rank, ..)| *rank);
         deletes.sort_by_key(|(rank, _)| Reverse(*rank));
-        let sets = sets
-            .into_iter()
-            .map(|(_, key, value)| Change::Set(key.clone(), value.clone()));
+        let last = sets.split_off(sets.partition_point(|(rank, ..)| *rank < LAST));
+        let set =
+            |(_, key, value): (u8, &R::Key, &R::Value)| Change::Set(key.clone(), value.clone());
         let deletes = deletes
             .into_iter()
             .map(|(_, key)| Change::Delete(key.clone()));
-        sets.chain(deletes).collect()
+        sets.into_iter()
+            .map(set)
+            .chain(deletes)
+            .chain(last.into_iter().map(set))
+            .collect()
     }
 
     /// Says what came of a change.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use l2isolate_reconcile::{Change, Reconciler, Rules};
+use l2isolate_reconcile::{Change, LAST, Reconciler, Rules};
 use proptest::prelude::*;
 
 /// Keys below `PROPERTIES` stand for properties, which can't be deleted; the
@@ -15,6 +15,8 @@ use proptest::prelude::*;
 const KEYS: u8 = 12;
 const PROPERTIES: u8 = 3;
 const GATE: u8 = 0;
+/// Set when all deletions are done.
+const GRAVE: u8 = 2;
 
 #[derive(Debug)]
 enum Toy {}
@@ -30,8 +32,12 @@ impl Rules for Toy {
     fn deletable(key: &u8) -> bool {
         *key >= PROPERTIES
     }
-    fn order(key: &u8, _: Option<&u8>) -> u8 {
-        *key % 4
+    fn order(key: &u8, desired: Option<&u8>) -> u8 {
+        if *key == GRAVE && desired.is_some() {
+            LAST
+        } else {
+            *key % 4
+        }
     }
     fn waits_for(key: &u8, desired: &u8, other: &u8) -> bool {
         *key == GATE && *desired > 0 && *other >= PROPERTIES
@@ -89,18 +95,18 @@ struct World {
 impl World {
     fn apply(&mut self, failing: &[u8]) -> usize {
         let changes = self.engine.next(self.now);
+        let is_set = |change: &&Change<u8, u8>| matches!(change, Change::Set(..));
         let sets = changes
             .iter()
-            .take_while(|change| matches!(change, Change::Set(..)))
+            .take_while(|change| is_set(change) && *change.key() != GRAVE)
             .count();
-        let (sets, deletes) = changes.split_at(sets);
+        let (sets, rest) = changes.split_at(sets);
+        let (deletes, last) = rest.split_at(rest.iter().take_while(|c| !is_set(c)).count());
         assert!(
-            deletes
-                .iter()
-                .all(|change| matches!(change, Change::Delete(_))),
+            last.iter().all(|change| *change.key() == GRAVE),
             "sets come before deletions"
         );
-        assert!(sets.is_sorted_by_key(|change| Toy::order(change.key(), None)));
+        assert!(sets.is_sorted_by_key(|change| Toy::order(change.key(), Some(&0))));
         assert!(deletes.is_sorted_by_key(|change| 255 - Toy::order(change.key(), None)));
         for change in &changes {
             let result = if failing.contains(change.key()) {
