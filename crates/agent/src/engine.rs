@@ -321,10 +321,17 @@ impl Engine {
         }
     }
 
-    /// Who wants the object, or had it.
+    /// Who wants the object, or had it. A floor is whose route it is behind.
     pub(crate) fn owner(&self, key: &Key) -> Owner {
-        let routed = || match self.reconciler.observed().get(key) {
+        let observed = self.reconciler.observed();
+        let device = |key: &Key| match observed.get(key) {
             Some(Value::Route(Target::Device(tap))) => Some(*tap),
+            _ => None,
+        };
+        let routed = || match key {
+            Key::Route(prefix, _) => {
+                device(key).or_else(|| device(&Key::Route(*prefix, self.config.route_metric)))
+            }
             _ => None,
         };
         self.reconciler
@@ -348,7 +355,7 @@ impl Engine {
         let us = u64::try_from(work.time.as_micros()).unwrap_or(u64::MAX);
         let written = work.written;
         let Owner::Tap(tap) = owner else {
-            info!(written, us, "host settings written");
+            info!(written, us, "wrote what is of no tap");
             return;
         };
         let left = self.reconciler.differences_of(&owner).count();
