@@ -156,12 +156,9 @@ impl Engine {
         let now = Instant::now();
         match event {
             Event::Link(name, Some(tap)) => {
-                let (index, carrier) = (tap.index, tap.carrier);
+                // Of a new device's settings an event of their own tells.
+                let carrier = tap.carrier;
                 let known = self.taps.insert(name, tap);
-                let planned = self.reconciler.wants_anything(&Owner::Tap(name));
-                if planned && known.as_ref().is_none_or(|known| known.index != index) {
-                    self.read_settings(name);
-                }
                 if carrier && known.is_some_and(|known| !known.carrier) {
                     self.retell(name);
                 }
@@ -344,6 +341,10 @@ impl Engine {
     fn log_failure(&self, owner: Owner, failure: &ApplyError) {
         match owner {
             Owner::Host => warn!(%failure, "can't set"),
+            // Whoever made it is taking it away; its own event says the rest.
+            Owner::Tap(tap) if matches!(failure, ApplyError::Absent(_)) => {
+                debug!(port = self.port_name(tap), %tap, %failure, "the tap went");
+            }
             Owner::Tap(tap) => {
                 let port = self.port_name(tap);
                 warn!(port, %tap, %failure, "can't set; will try again");

@@ -438,7 +438,7 @@ impl Mirror {
                 Some(Value::Route(Target::Device(device.name)))
             }
             Leads::Unreachable(_) => Some(Value::Route(Target::Unreachable)),
-            Leads::Otherwise => None,
+            Leads::Otherwise => Some(Value::Other),
         }
     }
 

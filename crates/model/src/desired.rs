@@ -50,6 +50,8 @@ pub enum Value {
     Address,
     /// A route.
     Route(Target),
+    /// Something that is never wanted, such as a route of ours by a gateway.
+    Other,
 }
 
 /// Where a route leads.
@@ -229,6 +231,7 @@ impl fmt::Display for Value {
             Self::Address => f.write_str("present"),
             Self::Route(Target::Device(tap)) => write!(f, "dev {tap}"),
             Self::Route(Target::Unreachable) => f.write_str("unreachable"),
+            Self::Other => f.write_str("something else"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! as they are, and ours come back to their place.
 
 use l2isolate_kernel::testing::{in_new_netns, ip, tap};
+use l2isolate_model::desired::Value;
 use l2isolate_reconcile::Change;
 
 use crate::common::{Host, address, neighbour, route};
@@ -252,6 +253,32 @@ fn two_of_ours() {
                 assert!(host.has(&ours));
                 assert_eq!(show().lines().count(), 1, "{}", show());
             }
+        }
+    });
+}
+
+/// A route with our number that leads otherwise than we ever make one is ours
+/// all the same: seen, and gone when it's deleted.
+#[test]
+fn ours_by_a_gateway_is_ours() {
+    in_new_netns(|| {
+        tap("tap0", "vm0");
+        ip("address add 10.0.0.1/24 dev tap0");
+        let mut host = Host::new();
+        for when in ["event", "observation"] {
+            ip("route add 10.9.0.5/32 via 10.0.0.2 proto 76 metric 5");
+            if when == "event" {
+                host.settle();
+            } else {
+                host = Host::new();
+            }
+            let (key, _) = route("10.9.0.5/32", "tap0");
+            assert!(host.has(&(key, Value::Other)), "{when}");
+            let results = host.kernel.apply(&[Change::Delete(key)]);
+            assert!(results.iter().all(Result::is_ok));
+            host.settle();
+            assert!(!host.has(&(key, Value::Other)));
+            assert!(!ip("route show 10.9.0.5").contains("10.9.0.5"));
         }
     });
 }
