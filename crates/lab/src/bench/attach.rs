@@ -20,7 +20,7 @@ use super::{
     site::{Ip, Site},
     stats,
     usage::Usage,
-    wiring::{self, Wiring},
+    wiring::{self, Times, Wiring},
 };
 use crate::{Error, Result, lab::progress, process, topology::Mix};
 
@@ -92,13 +92,24 @@ pub fn run(agent: &Path, ports: usize, fabrics: &[Mix]) -> Result<Report> {
 
 #[derive(Default)]
 struct Samples {
+    /// From when the tap is named until it is up: the kernel's own work.
+    open: Vec<Duration>,
+    /// From up until the agent's first object.
+    first: Vec<Duration>,
+    /// From up until its last one.
     attach: Vec<Duration>,
-    /// Until the agent's first write was seen: how long it took to notice.
-    notice: Vec<Duration>,
+    /// From up until the first answer.
     fabric: Vec<Duration>,
 }
 
 impl Samples {
+    fn add(&mut self, times: &Times) {
+        let between = |from: Instant, to: Instant| to.saturating_duration_since(from);
+        self.open.push(between(times.named, times.up));
+        self.first.push(between(times.up, times.first));
+        self.attach.push(between(times.up, times.last));
+    }
+
     /// Progress: medians of the last `count` ports, and the agent's processor
     /// time for each of them.
     fn show_last(&self, count: u32, cpu: Duration) {
@@ -107,10 +118,11 @@ impl Samples {
             stats::percentile(samples.get(start..).unwrap_or_default(), 50).map_or(0.0, stats::ms)
         };
         progress(&format!(
-            "  {:>5} ports; p50 of the last {count} in ms: first object {}, wired {}; \
-             agent's processor time {}",
+            "  {:>5} ports; p50 of the last {count} in ms: tap up {}, then first object {}, \
+             wired {}; agent's processor time {}",
             self.attach.len(),
-            of(&self.notice),
+            of(&self.open),
+            of(&self.first),
             of(&self.attach),
             stats::ms(cpu / count),
         ));
@@ -122,7 +134,7 @@ impl Samples {
         };
         format!(
             "p50, p99, max in ms: first object {:?}, wired {:?}, answer {:?}",
-            of(&self.notice),
+            of(&self.first),
             of(&self.attach),
             of(&self.fabric)
         )
@@ -143,14 +155,15 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
         let mut guest = Ip::open(&site.guest_namespace(vm, probed(place)))?;
         thread::sleep(PAUSE);
         guest.say(&site.tap_line(vm))?;
-        let (up, first, last) = wired(&monitor, Wiring::of(std::slice::from_ref(vm)))?;
+        let times = wired(&monitor, Wiring::of(std::slice::from_ref(vm)))?;
         if probed(place) {
             let answered = reach::first_answer(&site.lab, vm, &site.far)?;
-            samples.fabric.push(answered.saturating_duration_since(up));
+            samples
+                .fabric
+                .push(answered.saturating_duration_since(times.up));
         }
         guest.finish()?;
-        samples.notice.push(first.saturating_duration_since(up));
-        samples.attach.push(last.saturating_duration_since(up));
+        samples.add(&times);
         if (place + 1).is_multiple_of(100) {
             let now = Usage::of_agent(&site.lab, &site.host)?;
             samples.show_last(100, now.cpu.saturating_sub(cpu));
@@ -164,7 +177,7 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
 }
 
 /// Listens until all is there.
-fn wired(monitor: &Monitor, mut wiring: Wiring<'_>) -> Result<(Instant, Instant, Instant)> {
+fn wired(monitor: &Monitor, mut wiring: Wiring<'_>) -> Result<Times> {
     let end = Instant::now() + LIMIT;
     loop {
         if let Some(times) = wiring.complete() {

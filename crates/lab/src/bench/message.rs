@@ -60,6 +60,8 @@ pub(super) enum News {
         index: u32,
         name: String,
         mac: Option<[u8; 6]>,
+        /// Switched on (IFF_UP).
+        up: bool,
     },
     /// An object with the agent's mark; `there`: made or changed, else gone.
     Object { object: Object, there: bool },
@@ -98,10 +100,12 @@ fn link(body: &[u8]) -> Option<News> {
     let attributes = body.get(16..)?;
     let name = attribute(attributes, IFLA_IFNAME)?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let up = u32::try_from(libc::IFF_UP).ok()?;
     Some(News::Link {
         index: u32_at(body, 4)?,
         name: String::from_utf8_lossy(name).into_owned(),
         mac: attribute(attributes, IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
+        up: u32_at(body, 8)? & up != 0,
     })
 }
 

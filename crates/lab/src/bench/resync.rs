@@ -144,8 +144,8 @@ fn start(site: &Site, binary: &Path) -> Result<Instant> {
 fn wired(monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<Instant> {
     let end = Instant::now() + LIMIT;
     loop {
-        if let Some((_, _, last)) = wiring.complete() {
-            return Ok(last);
+        if let Some(times) = wiring.complete() {
+            return Ok(times.last);
         }
         if process::interrupted() {
             return Err(Error::Interrupted);

@@ -66,6 +66,19 @@ fn objects(vm: &Vm, device: u32) -> impl Iterator<Item = Object> {
     ])
 }
 
+/// When ports came into the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// The first tap was named.
+    pub(super) named: Instant,
+    /// It was switched on.
+    pub(super) up: Instant,
+    /// The first object that the agent made.
+    pub(super) first: Instant,
+    /// The last one.
+    pub(super) last: Instant,
+}
+
 /// Ports on their way into the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Wiring<'a> {
@@ -73,9 +86,9 @@ pub(super) struct Wiring<'a> {
     awaited: HashMap<&'a str, &'a Vm>,
     expected: HashSet<Object>,
     missing: HashSet<Object>,
-    /// When the first tap was first named: at the latest when it was switched
-    /// on, with which the kernel is not yet done then.
-    seen: Option<Instant>,
+    /// When the first tap was named, and when it was switched on.
+    named: Option<Instant>,
+    up: Option<Instant>,
     /// When the first and the last of the objects came.
     first: Option<Instant>,
     last: Option<Instant>,
@@ -93,14 +106,22 @@ impl<'a> Wiring<'a> {
     /// Takes a message in.
     pub(super) fn hear(&mut self, event: &Event) {
         match &event.news {
-            News::Link { index, name, mac } => {
+            News::Link {
+                index,
+                name,
+                mac,
+                up,
+            } => {
                 if let Some(vm) = self.awaited.remove(name.as_str()) {
-                    self.seen.get_or_insert(event.at);
+                    self.named.get_or_insert(event.at);
                     self.expected.extend(objects(vm, *index));
                     self.missing.extend(objects(vm, *index));
                 }
+                let device = *index;
+                if *up && self.expected.contains(&Object::ProxyArp { device }) {
+                    self.up.get_or_insert(event.at);
+                }
                 if let Some(mac) = *mac {
-                    let device = *index;
                     self.note(event.at, Object::Hardware { device, mac }, true);
                 }
             }
@@ -129,12 +150,17 @@ impl<'a> Wiring<'a> {
         self.awaited.is_empty()
     }
 
-    /// When tap, first object and last object came, if all are there.
-    pub(super) fn complete(&self) -> Option<(Instant, Instant, Instant)> {
+    /// When it all came, if all is there.
+    pub(super) fn complete(&self) -> Option<Times> {
         if !self.awaited.is_empty() || !self.missing.is_empty() {
             return None;
         }
-        Some((self.seen?, self.first?, self.last?))
+        Some(Times {
+            named: self.named?,
+            up: self.up?,
+            first: self.first?,
+            last: self.last?,
+        })
     }
 
     /// What is missing, for a message.
