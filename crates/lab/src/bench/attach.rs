@@ -31,6 +31,8 @@ const PROBED: usize = 200;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Between two ports.
 const PAUSE: Duration = Duration::from_millis(20);
+/// An answer that takes longer is worth a line.
+const SLOW: Duration = Duration::from_millis(900);
 /// For the agent to take the intent of all ports in.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -158,9 +160,12 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
         let times = wired(&monitor, Wiring::of(std::slice::from_ref(vm)))?;
         if probed(place) {
             let answered = reach::first_answer(&site.lab, vm, &site.far)?;
-            samples
-                .fabric
-                .push(answered.saturating_duration_since(times.up));
+            let took = answered.saturating_duration_since(times.up);
+            if took > SLOW {
+                let ms = stats::ms(took);
+                progress(&format!("  {} was answered after {ms} ms", vm.name));
+            }
+            samples.fabric.push(took);
         }
         guest.finish()?;
         samples.add(&times);
