@@ -296,6 +296,7 @@ impl Engine {
             .collect();
         let results = self.kernel.apply(changes);
         let now = Instant::now();
+        let mut failed = BTreeSet::new();
         let share = (now - started) / u32::try_from(changes.len()).unwrap_or(u32::MAX).max(1);
         for ((change, result), owner) in changes.iter().zip(results).zip(owners) {
             let work = work.entry(owner).or_default();
@@ -313,7 +314,17 @@ impl Engine {
                 Err(failure) => {
                     self.log_failure(owner, &failure);
                     self.reconciler.done(now, change, Err(failure.to_string()));
+                    if let Owner::Tap(tap) = owner {
+                        failed.insert(tap);
+                    }
                 }
+            }
+        }
+        // A setting that somebody changed without a word of the kernel's may be
+        // why: IPv6 that is switched off refuses addresses and routes.
+        for tap in failed {
+            if self.reconciler.wants_anything(&Owner::Tap(tap)) {
+                self.read_settings(tap);
             }
         }
     }

@@ -29,7 +29,10 @@ pub(crate) struct Pace {
     /// How often others undid what we had set, and when last.
     undone: u32,
     undone_at: Option<Instant>,
-    not_before: Option<Instant>,
+    /// When a failure, and when a fight, is over for now: each by itself, since
+    /// what ends the one says nothing of the other.
+    retry_at: Option<Instant>,
+    mend_at: Option<Instant>,
 }
 
 impl Pace {
@@ -42,7 +45,7 @@ impl Pace {
     }
 
     pub(crate) fn not_before(&self) -> Option<Instant> {
-        self.not_before
+        self.retry_at.max(self.mend_at)
     }
 
     /// A try went wrong.
@@ -53,13 +56,14 @@ impl Pace {
             .map_or(0, |f| f.attempts)
             .saturating_add(1);
         self.failure = Some(Failure { error, attempts });
-        self.not_before = Some(now + doubled(FIRST, attempts - 1, LONGEST));
+        self.retry_at = Some(now + doubled(FIRST, attempts - 1, LONGEST));
     }
 
     /// A try went well.
     pub(crate) fn succeeded(&mut self) {
         self.failure = None;
-        self.not_before = None;
+        self.retry_at = None;
+        self.mend_at = None;
     }
 
     /// Somebody undid what was in place.
@@ -74,15 +78,15 @@ impl Pace {
         };
         self.undone_at = Some(now);
         if self.contested() {
-            self.not_before = Some(now + doubled(FIRST, self.undone - PATIENCE - 1, LONGEST_MEND));
+            let wait = doubled(FIRST, self.undone - PATIENCE - 1, LONGEST_MEND);
+            self.mend_at = Some(now + wait);
         }
     }
 
-    /// The world has changed: what failed may go now.
+    /// The world has changed: what failed may go now. A fight goes on at its
+    /// own pace.
     pub(crate) fn hurry(&mut self) {
-        if !self.contested() {
-            self.not_before = None;
-        }
+        self.retry_at = None;
     }
 
     /// Nothing worth remembering.

@@ -263,6 +263,12 @@ impl<R: Rules> Reconciler<R> {
             Change::Delete(key) => self.observed.remove(key),
         };
         self.compare(key);
+        // What failed beside it may have failed for want of it.
+        if !self.paces.is_empty()
+            && let Some(owner) = self.owner(key).cloned()
+        {
+            self.hurry(&owner);
+        }
     }
 
     /// When the next change that has to wait after `now` is due.

@@ -219,6 +219,36 @@ fn a_failure_is_alone_and_backs_off() {
     assert_eq!(failing[0].failure.map(|f| f.attempts), Some(tries));
 }
 
+/// What failed for want of something beside it, like a route while IPv6 is
+/// switched off, is tried when that is mended, however often it failed before
+/// and whoever fought over it: not half a minute later.
+#[test]
+fn a_failure_ends_with_its_reason() {
+    let mut engine: Reconciler<Toy> = Reconciler::default();
+    let mut now = Instant::now();
+    engine.want(&0, [(3, 1), (6, 1)]);
+    for key in [3, 6] {
+        engine.observe(now, key, Some(1));
+    }
+    for _ in 0..20 {
+        engine.observe(now, 3, None);
+        engine.observe(now, 3, Some(1));
+    }
+    engine.observe(now, 3, None);
+    for _ in 0..20 {
+        now += Duration::from_secs(40);
+        let all = engine.next(now);
+        assert_eq!(all, [Change::Set(3, 1)]);
+        engine.done(now, &all[0], Err("6 is missing".to_owned()));
+    }
+    assert!(engine.next(now).is_empty());
+    engine.observe(now, 6, None);
+    let all = engine.next(now);
+    assert_eq!(all, [Change::Set(6, 1)]);
+    engine.done(now, &all[0], Ok(()));
+    assert_eq!(engine.next(now), [Change::Set(3, 1)]);
+}
+
 /// The gate opens only after what it waits for is in place, in a later batch,
 /// and at once when that was set by somebody else.
 #[test]
