@@ -117,16 +117,20 @@ pub fn links(fabric: &Fabric, names: &Names) -> Result<()> {
         );
     }
     for vm in &fabric.vms {
-        let _ = writeln!(
-            lines,
-            "link add name {} netns {} type veth peer name eth0 netns {} address {}",
-            vm.tap,
-            names.of_node(&vm.host),
-            names.of_node(&vm.name),
-            vm.mac,
-        );
+        lines += &tap_line(vm, names);
     }
     netns::batch(None, &lines)
+}
+
+/// A VM's tap, with the guest's end in its namespace.
+fn tap_line(vm: &Vm, names: &Names) -> String {
+    format!(
+        "link add name {} netns {} type veth peer name eth0 netns {} address {}\n",
+        vm.tap,
+        names.of_node(&vm.host),
+        names.of_node(&vm.name),
+        vm.mac,
+    )
 }
 
 /// Gives routers their loopbacks, brings links up, sets the floor route.
@@ -181,6 +185,19 @@ pub fn guests(fabric: &Fabric, names: &Names) -> Result<()> {
             .collect();
         netns::batch(Some(&names.of_node(&node.name)), &lines)
     })
+}
+
+/// Makes a VM's tap again that was deleted, and sets its guest up again, as
+/// Nova does when an instance is started again: a device of the same name and
+/// another index.
+///
+/// # Errors
+/// The tap is there still, or `ip` refuses something else.
+pub fn tap_again(vm: &Vm, names: &Names) -> Result<()> {
+    netns::batch(None, &tap_line(vm, names))?;
+    netns::batch(Some(&names.of_node(&vm.name)), &guest_lines(vm))?;
+    let up = format!("link set dev {} up\n", vm.tap);
+    netns::batch(Some(&names.of_node(&vm.host)), &up)
 }
 
 pub(crate) fn guest_lines(vm: &Vm) -> String {

@@ -7,6 +7,7 @@
 
 mod bench;
 mod carrier;
+mod faults;
 mod fixture;
 mod hand_over;
 mod lifecycle;
