@@ -9,7 +9,7 @@
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
-//!   [`bench`] measures it.
+//!   [`throughput`] and [`bench`] measure it.
 //!
 //! Needs root, iproute2, and FRR or BIRD installed (not running).
 
@@ -27,6 +27,7 @@ pub mod probe;
 pub mod process;
 pub mod show;
 pub mod state;
+pub mod throughput;
 pub mod topology;
 pub mod wiring;
 

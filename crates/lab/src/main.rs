@@ -13,7 +13,7 @@ use l2isolate_lab::{
     lab::{Lab, Plan},
     matrix, path,
     probe::{FlowSpec, Probe, Report},
-    process, show,
+    process, show, throughput,
     topology::{Mix, Shape, Topology},
 };
 
@@ -122,6 +122,17 @@ enum Verb {
         /// Flows each way and family.
         #[arg(long, default_value_t = 8)]
         flows: u32,
+    },
+    /// How much one path carries: a TCP stream by iperf3, then the smallest UDP
+    /// packets as fast as one sender makes them. Prints JSON.
+    Throughput {
+        /// The sending VM.
+        a: String,
+        /// The receiving VM.
+        b: String,
+        /// How long each of the two takes.
+        #[arg(long, default_value_t = 5)]
+        seconds: u16,
     },
     /// Build a small lab, show what it can do, break something, take it down.
     Demo {
@@ -261,6 +272,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let lab = Lab::open(name)?;
             print_json(&probe_pair(&lab, &a, &b, rate, duration, flows)?)?;
+        }
+        Verb::Throughput { a, b, seconds } => {
+            process::watch_signals()?;
+            let lab = Lab::open(name)?;
+            let (a, b) = (lab.fabric().vm(&a)?, lab.fabric().vm(&b)?);
+            let duration = Duration::from_secs(seconds.max(1).into());
+            let measure = |family| throughput::measure(&lab, a, b, family, duration);
+            let families: Result<Vec<_>, Error> = Family::ALL.into_iter().map(measure).collect();
+            print_json(&families?)?;
         }
         Verb::Demo { agent } => {
             process::watch_signals()?;

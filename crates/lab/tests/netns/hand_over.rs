@@ -6,7 +6,7 @@ use std::time::Duration;
 use l2isolate_lab::{
     fabric::{Family, Node},
     lab::Lab,
-    matrix, netns, path,
+    matrix, netns, path, throughput,
     topology::{Mix, Role},
 };
 
@@ -127,6 +127,15 @@ fn packets_pass_and_hops_answer() {
         assert_eq!(names[3], "spine1", "{names:?}");
         assert!(path.hops.iter().all(|hop| hop.node.is_some()), "{names:?}");
     }
+    let vm = |name| lab.fabric().vm(name).unwrap();
+    let second = Duration::from_secs(1);
+    let carried = throughput::measure(&lab, vm("vm1-1-1"), vm("vm2-1-2"), Family::V6, second);
+    let carried = carried.unwrap();
+    assert!(carried.tcp_gbit_per_s > 0.0, "{carried:?}");
+    assert!(
+        carried.udp_received_per_s > 0.0 && carried.udp_received_per_s <= carried.udp_sent_per_s,
+        "{carried:?}"
+    );
 
     // One link of each hypervisor cut: the other ToR carries everything.
     lab.set_link("tor1-1", "hv1-1", false).unwrap();
