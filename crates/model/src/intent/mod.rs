@@ -8,11 +8,16 @@
 //! The cost of a change depends on what it touches (the port, the ports of the
 //! subnet, those it is in conflict with), not on how much else there is.
 
+mod entry;
+mod settle;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
+
+use entry::Claim;
+pub use entry::PortEntry;
 
 use crate::{
     AddressGroupId, GroupId, IfName, PortId, SubnetId,
@@ -81,81 +86,6 @@ struct Entry<T> {
     /// Why the newest version isn't.
     problem: Option<Problem>,
 }
-
-/// A port and what became of it.
-#[derive(Debug, Default)]
-pub struct PortEntry {
-    /// The newest version that could be read.
-    wanted: Option<Arc<Port>>,
-    /// Where that came from.
-    origin: Arc<str>,
-    /// The newest version that passed its checks: the one in force.
-    good: Option<Arc<CheckedPort>>,
-    /// Why what is newer than `wanted` can't be read.
-    unreadable: Option<Problem>,
-    /// Why `wanted` isn't in force.
-    failing: Option<Problem>,
-    /// Which older port has what this one claims.
-    conflict: Option<Problem>,
-}
-
-impl PortEntry {
-    /// The version in force, if it holds all that it claims.
-    #[must_use]
-    pub fn effective(&self) -> Option<&Arc<CheckedPort>> {
-        self.good.as_ref().filter(|_| self.conflict.is_none())
-    }
-
-    /// The version in force, or else the newest that could be read.
-    #[must_use]
-    pub fn port(&self) -> Option<&Arc<Port>> {
-        self.good
-            .as_ref()
-            .map(|good| &good.port)
-            .or(self.wanted.as_ref())
-    }
-
-    /// What is wrong with it.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.unreadable
-            .iter()
-            .chain(&self.failing)
-            .chain(&self.conflict)
-    }
-
-    fn claims(&self) -> Vec<Claim> {
-        let Some(good) = &self.good else {
-            return Vec::new();
-        };
-        let addresses = good
-            .addresses
-            .iter()
-            .map(|(address, _)| Claim::Address(*address));
-        addresses.chain([Claim::Tap(good.port.tap)]).collect()
-    }
-
-    /// Of several claimants the smallest has it.
-    fn seniority<'a>(&self, id: &'a PortId) -> (Option<jiff::Timestamp>, &'a PortId) {
-        (self.good.as_ref().map(|good| good.port.created), id)
-    }
-}
-
-/// What only one port of a host can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
-    Tap(IfName),
-    Address(IpAddr),
-}
-
-impl std::fmt::Display for Claim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tap(name) => write!(f, "tap {name}"),
-            Self::Address(address) => write!(f, "address {address}"),
-        }
-    }
-}
-
 impl Intent {
     /// Takes changes in.
     pub fn update(&mut self, changes: impl IntoIterator<Item = (ObjectId, Change)>) -> Outcome {
@@ -345,143 +275,6 @@ impl Intent {
         entry.wanted = wanted;
         entry.origin = origin;
         entry.unreadable = None;
-    }
-
-    /// Checks the dirty ports against their subnets, then settles again who
-    /// has what among them and all ports that they are, or were, in conflict
-    /// with.
-    fn settle(&mut self, dirty: &BTreeSet<PortId>, gone: &BTreeSet<PortId>, outcome: &mut Outcome) {
-        let mut disputed: BTreeSet<PortId> = BTreeSet::new();
-        for id in dirty {
-            let Some(entry) = self.ports.get_mut(id) else {
-                continue;
-            };
-            let old = entry.claims();
-            if gone.contains(id) {
-                self.ports.remove(id);
-            } else {
-                let subnets = &self.subnets;
-                let lookup = |id: &SubnetId| subnets.get(id)?.good.clone();
-                entry.check(lookup, outcome);
-                disputed.insert(id.clone());
-            }
-            let new = self
-                .ports
-                .get(id)
-                .map(PortEntry::claims)
-                .unwrap_or_default();
-            self.reclaim(id, &old, &new);
-            for claim in old.iter().chain(&new) {
-                if let Claim::Tap(tap) = claim {
-                    outcome.taps.insert(*tap);
-                }
-                disputed.extend(self.claims.get(claim).into_iter().flatten().cloned());
-            }
-        }
-        self.judge(disputed, outcome);
-    }
-
-    fn reclaim(&mut self, id: &PortId, old: &[Claim], new: &[Claim]) {
-        for claim in old {
-            if let Some(claimants) = self.claims.get_mut(claim) {
-                claimants.remove(id);
-                if claimants.is_empty() {
-                    self.claims.remove(claim);
-                }
-            }
-        }
-        for claim in new {
-            self.claims.entry(*claim).or_default().insert(id.clone());
-        }
-    }
-
-    /// Gives out claims in order of seniority: who finds one taken gets none.
-    /// A verdict can free what a third port waits for, so all that hang
-    /// together are judged together; nearly always that is one port.
-    fn judge(&mut self, seeds: BTreeSet<PortId>, outcome: &mut Outcome) {
-        let mut together: BTreeMap<PortId, Vec<Claim>> = BTreeMap::new();
-        let mut queue: Vec<PortId> = seeds.into_iter().collect();
-        while let Some(id) = queue.pop() {
-            let Some(entry) = self.ports.get(&id) else {
-                continue;
-            };
-            if together.contains_key(&id) {
-                continue;
-            }
-            let claims = entry.claims();
-            queue.extend(
-                claims
-                    .iter()
-                    .filter_map(|c| self.claims.get(c))
-                    .flatten()
-                    .cloned(),
-            );
-            together.insert(id, claims);
-        }
-        let mut order: Vec<&PortId> = together.keys().collect();
-        order.sort_by_key(|id| self.ports.get(id).map(|entry| entry.seniority(id)));
-        let order: Vec<PortId> = order.into_iter().cloned().collect();
-        let mut taken: BTreeMap<Claim, PortId> = BTreeMap::new();
-        for id in order {
-            let claims = together.remove(&id).unwrap_or_default();
-            let lost = claims
-                .iter()
-                .find_map(|claim| Some((claim, taken.get(claim)?)));
-            let verdict = lost.map(|(claim, holder)| (claim.to_string(), holder.clone()));
-            if verdict.is_none() {
-                taken.extend(claims.iter().map(|claim| (*claim, id.clone())));
-            }
-            let Some(entry) = self.ports.get_mut(&id) else {
-                continue;
-            };
-            let before = entry.conflict.clone();
-            if entry.set_conflict(&id, verdict) {
-                outcome
-                    .taps
-                    .extend(entry.good.as_ref().map(|good| good.port.tap));
-            }
-            let new = entry.conflict.clone().filter(|_| entry.conflict != before);
-            outcome.problems.extend(new);
-        }
-    }
-}
-
-impl PortEntry {
-    fn check(&mut self, subnet: impl Fn(&SubnetId) -> Option<Arc<Subnet>>, outcome: &mut Outcome) {
-        let Some(wanted) = &self.wanted else { return };
-        match wanted.check(subnet) {
-            Ok(checked) => {
-                self.failing = None;
-                if self.good.as_deref() != Some(&checked) {
-                    self.good = Some(Arc::new(checked));
-                    outcome.accepted.push(Object::Port(Arc::clone(wanted)));
-                }
-            }
-            Err((field, reason)) => {
-                let problem = Problem {
-                    origin: self.origin.to_string(),
-                    object: ObjectId::Port(wanted.id.clone()).to_string(),
-                    field: field.to_owned(),
-                    reason,
-                };
-                if self.failing.as_ref() != Some(&problem) {
-                    outcome.problems.push(problem.clone());
-                }
-                self.failing = Some(problem);
-            }
-        }
-    }
-
-    /// Returns whether the verdict is another one than before.
-    fn set_conflict(&mut self, id: &PortId, lost: Option<(String, PortId)>) -> bool {
-        let before = self.conflict.is_some();
-        self.conflict = lost.map(|(claim, holder)| Problem {
-            origin: self.origin.to_string(),
-            object: ObjectId::Port(id.clone()).to_string(),
-            field: claim.split(' ').next().unwrap_or_default().to_owned(),
-            reason: format!("{claim} belongs to port {holder}, which was created first"),
-        });
-        before != self.conflict.is_some()
     }
 }
 
