@@ -32,6 +32,11 @@ use crate::{
 
 pub(super) const PROGRAMS: [&str; 1] = ["/usr/sbin/bird"];
 const SOCKET: &str = "bird.ctl";
+/// Bytes of the kernel's messages that may wait for BIRD. With the kernel's
+/// default, some 200 KiB, many guests that come at once are too many messages,
+/// and BIRD learns what it missed from its next look at all routes, once a
+/// minute.
+const NETLINK_BUFFER: u32 = 16 << 20;
 
 pub(super) fn configure(node: &Node, directory: &Path) -> Result<()> {
     replace(&directory.join("bird.conf"), &bird_conf(node, directory))
@@ -219,6 +224,7 @@ fn kernel(out: &mut String, node: &Node) {
             out,
             "protocol kernel kernel{family} {{\n  \
                learn; persist; merge paths on;\n  \
+               netlink rx buffer {NETLINK_BUFFER};\n  \
                ipv{family} {{ {import}; export where source = RTS_BGP; }};\n}}\n"
         );
     }

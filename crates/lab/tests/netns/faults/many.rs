@@ -13,10 +13,19 @@ use super::{Site, unharmed};
 
 const PORTS: usize = 1000;
 
-// All are wired and announced, and those that were there lose nothing.
 #[test]
-fn a_thousand_ports_at_once() {
-    let site = Site::up(1, 2);
+fn a_thousand_ports_at_once_beside_frr() {
+    arrive(Mix::Frr);
+}
+
+#[test]
+fn a_thousand_ports_at_once_beside_bird() {
+    arrive(Mix::Bird);
+}
+
+/// All are wired and announced, and those that were there lose nothing.
+fn arrive(mix: Mix) {
+    let site = Site::with(mix, 1, 2);
     // The same fabric with more VMs on its last hypervisor: all else keeps its
     // names and numbers.
     let shape = Shape {
@@ -26,7 +35,7 @@ fn a_thousand_ports_at_once() {
         hypervisors: 1,
         vms: 2,
     };
-    let mut topology = Topology::regular(shape, Mix::Mixed);
+    let mut topology = Topology::regular(shape, mix);
     topology.nodes.last_mut().unwrap().vms += PORTS;
     let planned = Fabric::new(&topology);
     let node = planned.nodes.last().unwrap();

@@ -51,6 +51,11 @@ impl Site {
     /// 1 spine, 2 racks of 2 ToRs, FRR and BIRD by turns within each rack; so
     /// the first hypervisor has FRR, the second BIRD, wherever they are.
     fn up(hypervisors: usize, vms: usize) -> Self {
+        Self::with(Mix::Mixed, hypervisors, vms)
+    }
+
+    /// The same with other daemons.
+    fn with(mix: Mix, hypervisors: usize, vms: usize) -> Self {
         let shape = Shape {
             spines: 1,
             racks: 2,
@@ -60,7 +65,7 @@ impl Site {
         };
         let lab = Guard::up(Plan {
             name: unique_name("fault"),
-            topology: Topology::regular(shape, Mix::Mixed),
+            topology: Topology::regular(shape, mix),
             agent: Some(find().unwrap()),
             owned: true,
         })
