@@ -118,11 +118,14 @@ impl Identity {
         // The second field is the name in parentheses and may hold anything.
         let (_, rest) = stat.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
-        if fields.next()? == "Z" {
+        let state = fields.next()?;
+        // `rest` starts with field 3; one is taken: field 20, then field 22.
+        let threads = fields.nth(16)?;
+        let started = fields.nth(1)?.parse().ok()?;
+        // While other threads of it are still ending, so are its open sockets.
+        if state == "Z" && matches!(threads, "0" | "1") {
             return None;
         }
-        // `rest` starts with field 3, one is taken: field 22 is 18 further on.
-        let started = fields.nth(18)?.parse().ok()?;
         Some(Self { pid, started })
     }
 

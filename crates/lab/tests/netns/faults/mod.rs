@@ -13,12 +13,13 @@ mod stranger;
 mod taps;
 
 use std::{
+    fs,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use l2isolate_lab::{
-    agent::find,
+    agent::{PROGRAM, find},
     fabric::{Family, Node, Vm},
     lab::{AgentStatus, Guard, Lab, Plan, unique_name},
     matrix,
@@ -31,6 +32,8 @@ use serde_json::{Value, json};
 
 /// How long anything may take before it counts as never.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The option of the agent that says how often it looks at everything.
+const INTERVAL: &str = "resync_interval";
 /// Packets per second of each flow.
 const RATE: u32 = 200;
 
@@ -71,8 +74,24 @@ impl Site {
         })
         .unwrap();
         let site = Self { lab };
+        for node in site.hypervisors() {
+            // So that what the periodic look would mend isn't taken for mended.
+            site.look_every(&node.name, 3600);
+        }
         site.sound();
         site
+    }
+
+    /// Starts a hypervisor's agent anew, with another time between its looks
+    /// at everything.
+    fn look_every(&self, node: &str, seconds: u32) {
+        let config = self.agent_files(node).config();
+        let text = fs::read_to_string(&config).unwrap();
+        let kept = text.lines().filter(|line| !line.starts_with(INTERVAL));
+        let kept: String = kept.map(|line| format!("{line}\n")).collect();
+        fs::write(&config, format!("{kept}{INTERVAL} = {seconds}\n")).unwrap();
+        self.kill(node, PROGRAM).unwrap();
+        self.restart(node).unwrap();
     }
 
     fn names(&self) -> Names {

@@ -3,7 +3,6 @@
 use std::{fs, path::Path, thread};
 
 use l2isolate_lab::{
-    agent::PROGRAM,
     fabric::{GATEWAY4, GATEWAY6, Node, Vm},
     netns,
     process::Identity,
@@ -71,17 +70,6 @@ fn ticks(process: Identity) -> u64 {
 }
 
 impl Site {
-    /// Some settings change without a message of the kernel, and are mended
-    /// when the agent looks at everything: more often than once a minute here.
-    fn look_often(&self, node: &str) {
-        let config = self.agent_files(node).config();
-        let text = fs::read_to_string(&config).unwrap() + "resync_interval = 3\n";
-        fs::write(&config, text).unwrap();
-        self.kill(node, PROGRAM).unwrap();
-        self.restart(node).unwrap();
-        self.sound();
-    }
-
     fn log_lines(&self, node: &str) -> usize {
         let log = fs::read_to_string(self.agent_files(node).log()).unwrap();
         log.lines().count()
@@ -94,7 +82,9 @@ fn let_loose(hypervisor: &str, victim: &str, neighbours: &[(&str, &str)]) {
     let node = site.fabric().node(hypervisor).unwrap();
     let vm = site.vm(victim);
     let namespace = &site.namespace(hypervisor);
-    site.look_often(hypervisor);
+    // Some settings change without a message of the kernel.
+    site.look_every(hypervisor, 3);
+    site.sound();
     let agent = site.agent_process(hypervisor);
     let flows = site.flows(neighbours);
     let before = (
