@@ -197,14 +197,13 @@ impl Engine {
     /// the kernel tells nobody that this has changed. So the routes count as
     /// not in place, and are told again by being set again.
     fn retell(&mut self, tap: IfName) {
-        let now = Instant::now();
         let metric = self.config.route_metric;
         let owner = Owner::Tap(tap);
         let wanted = self.reconciler.wanted_by(&owner);
         let announced = |key: &&Key| matches!(key, Key::Route(_, m) if *m == metric);
         let routes: Vec<Key> = wanted.filter(announced).copied().collect();
         for key in routes {
-            self.reconciler.observe(now, key, None);
+            self.reconciler.redo(&key);
         }
     }
 

@@ -147,6 +147,13 @@ impl<R: Rules> Reconciler<R> {
         }
     }
 
+    /// Counts an object as not in place, so that it is set again. Nobody has
+    /// undone it.
+    pub fn redo(&mut self, key: &R::Key) {
+        self.observed.remove(key);
+        self.compare(key);
+    }
+
     /// Takes in all that there is: what isn't in `objects` isn't there.
     pub fn observe_all(&mut self, now: Instant, objects: BTreeMap<R::Key, R::Value>) {
         let absent: Vec<R::Key> = self
