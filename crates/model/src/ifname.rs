@@ -31,6 +31,11 @@ pub enum IfNameError {
 }
 
 impl IfName {
+    /// How the names of taps begin (Nova's TAP_DEVICE_PREFIX).
+    pub const TAP: Self = Self {
+        bytes: *b"tap\0\0\0\0\0\0\0\0\0\0\0\0",
+    };
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

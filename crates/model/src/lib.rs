@@ -5,6 +5,7 @@
 //! * [`intent`]: the store of everything the cloud wants on this host; it
 //!   settles conflicts between objects and keeps the last good version of each.
 //! * [`desired`]: keys and values of the objects a host shall have.
+//! * [`filter`]: the same for its firewall.
 //! * [`tap`]: what is known of a tap device.
 //!
 //! No I/O, no clock, no async: data and its rules. What can break it is a
@@ -12,6 +13,7 @@
 
 pub mod desired;
 pub mod document;
+pub mod filter;
 pub mod group;
 mod id;
 mod ifname;

@@ -13,6 +13,7 @@
 //! engine in which order the objects go into the kernel, and why.
 
 pub mod config;
+pub mod filter;
 pub mod host;
 pub mod order;
 pub mod tap;

@@ -53,6 +53,12 @@ pub trait Rules {
     /// before deletions (make before break), but those of [`LAST`] after them.
     fn order(key: &Self::Key, desired: Option<&Self::Value>) -> u8;
 
+    /// Whether setting `key` to `desired` may have to wait at all. Asked first,
+    /// since looking for what it waits for looks at all that its owner wants.
+    fn may_wait(_key: &Self::Key, _desired: &Self::Value) -> bool {
+        true
+    }
+
     /// Whether setting `key` to `desired` has to wait until `other`, wanted by
     /// the same owner, is in place.
     fn waits_for(key: &Self::Key, desired: &Self::Value, other: &Self::Key) -> bool;

@@ -133,6 +133,31 @@ impl<R: Rules> Reconciler<R> {
         }
     }
 
+    /// Changes one object of all that `owner` wants; `None`: it wants it no
+    /// more. For owners of so many objects that naming all of them costs.
+    pub fn amend(&mut self, owner: &R::Owner, key: R::Key, value: Option<R::Value>) {
+        let keys = self.owners.entry(owner.clone()).or_default();
+        if let Some(value) = value {
+            keys.insert(key.clone());
+            let owner = owner.clone();
+            self.desired.insert(key.clone(), Wanted { value, owner });
+        } else {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.owners.remove(owner);
+            }
+            if self
+                .desired
+                .get(&key)
+                .is_some_and(|wanted| wanted.owner == *owner)
+            {
+                self.desired.remove(&key);
+            }
+        }
+        self.hurry_key(&key);
+        self.compare(&key);
+    }
+
     /// Takes in what an object is now; `None`: it isn't there.
     pub fn observe(&mut self, now: Instant, key: R::Key, value: Option<R::Value>) {
         let was_in_place = self.desired.contains_key(&key) && !self.pending.contains(&key);
@@ -182,6 +207,18 @@ impl<R: Rules> Reconciler<R> {
         self.desired
             .iter()
             .map(|(key, wanted)| (key, &wanted.value, &wanted.owner))
+    }
+
+    /// What an object shall be.
+    #[must_use]
+    pub fn wanted(&self, key: &R::Key) -> Option<&R::Value> {
+        self.desired.get(key).map(|wanted| &wanted.value)
+    }
+
+    /// The last object up to `key`, in the order of keys, that somebody wants.
+    #[must_use]
+    pub fn last_wanted_up_to(&self, key: &R::Key) -> Option<&R::Key> {
+        self.desired.range(..=key).next_back().map(|(key, _)| key)
     }
 
     /// Whether the owner wants any object.
@@ -339,6 +376,9 @@ impl<R: Rules> Reconciler<R> {
     }
 
     fn waits(&self, key: &R::Key, wanted: &Wanted<R>) -> bool {
+        if !R::may_wait(key, &wanted.value) {
+            return false;
+        }
         let siblings = self.owners.get(&wanted.owner).into_iter().flatten();
         siblings
             .filter(|other| self.pending.contains(other))

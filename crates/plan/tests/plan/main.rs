@@ -8,5 +8,6 @@
 )]
 
 mod common;
+mod filter;
 mod properties;
 mod wiring;

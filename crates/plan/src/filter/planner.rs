@@ -1,0 +1,338 @@
+//! Which parts of the firewall a change of the intent concerns.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use l2isolate_model::{
+    AddressGroupId, GroupId, IfName,
+    document::{Object, ObjectId},
+    filter::{Family, Key, Objects, Value},
+    group::Group,
+    intent::{Intent, Outcome},
+    problem::Problem,
+};
+
+use super::{FilterConfig, Owner, base, group, tap};
+
+/// Plans what changed, and remembers who depends on whom.
+#[derive(Debug)]
+pub struct Planner {
+    config: FilterConfig,
+    /// The groups of each tap's port, as last planned.
+    taps: BTreeMap<IfName, Vec<GroupId>>,
+    /// The taps of each group that has one here.
+    users: BTreeMap<GroupId, BTreeSet<IfName>>,
+    /// Whether a group was stateful, and which peers it named.
+    groups: BTreeMap<GroupId, Known>,
+    /// The groups, of those that have ports here, whose rules name a group.
+    naming: BTreeMap<GroupId, BTreeSet<GroupId>>,
+    naming_addresses: BTreeMap<AddressGroupId, BTreeSet<GroupId>>,
+    /// Which families of a named group's members were prefixes.
+    ranges: BTreeMap<GroupId, [bool; 2]>,
+    /// Named groups as their members were last planned.
+    members: BTreeMap<GroupId, Arc<Group>>,
+    problems: BTreeMap<GroupId, Vec<Problem>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    stateful: bool,
+    groups: Vec<GroupId>,
+    addresses: Vec<AddressGroupId>,
+}
+
+/// What an owner wants now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// These objects, and no others.
+    Whole(Objects),
+    /// What it wanted, but for these; `None`: no more.
+    But(Vec<(Key, Option<Value>)>),
+}
+
+/// What is to be planned.
+#[derive(Debug, Default)]
+struct Dirty {
+    taps: BTreeSet<IfName>,
+    groups: BTreeSet<GroupId>,
+    members: BTreeSet<GroupId>,
+    addresses: BTreeSet<AddressGroupId>,
+}
+
+impl Planner {
+    /// A planner that has planned nothing yet.
+    #[must_use]
+    pub fn new(config: FilterConfig) -> Self {
+        Self {
+            config,
+            taps: BTreeMap::new(),
+            users: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            naming: BTreeMap::new(),
+            naming_addresses: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            members: BTreeMap::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &FilterConfig {
+        &self.config
+    }
+
+    /// Rules that can't be expressed, of the groups that have ports here.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values().flatten()
+    }
+
+    /// The taps whose packets an owner's objects judge.
+    #[must_use]
+    pub fn taps_judged_by(&self, owner: &Owner) -> BTreeSet<IfName> {
+        let of = |groups: Option<&BTreeSet<GroupId>>| {
+            let groups = groups.into_iter().flatten();
+            groups.flat_map(|group| self.taps_of(group)).collect()
+        };
+        match owner {
+            Owner::Base => self.taps.keys().copied().collect(),
+            Owner::Tap(tap) => [*tap].into(),
+            Owner::Group(id) => self.taps_of(id).collect(),
+            Owner::Members(id) => of(self.naming.get(id)),
+            Owner::Addresses(id) => of(self.naming_addresses.get(id)),
+        }
+    }
+
+    /// The taps of a group's ports.
+    pub fn taps_of(&self, group: &GroupId) -> impl Iterator<Item = IfName> {
+        self.users.get(group).into_iter().flatten().copied()
+    }
+
+    /// Everything, from nothing.
+    pub fn whole(config: FilterConfig, intent: &Intent) -> BTreeMap<Owner, Objects> {
+        let mut planner = Self::new(config);
+        let taps = intent
+            .ports()
+            .filter_map(|(_, entry)| Some(entry.effective()?.port.tap));
+        let outcome = Outcome {
+            taps: taps.collect(),
+            ..Outcome::default()
+        };
+        let planned = planner.update(intent, &outcome).into_iter();
+        let whole = planned.filter_map(|(owner, plan)| match plan {
+            Plan::Whole(objects) => Some((owner, objects)),
+            // Nothing was planned before that could be amended.
+            Plan::But(_) => None,
+        });
+        let base = (Owner::Base, base(&planner.config));
+        whole
+            .chain([base])
+            .filter(|(_, objects)| !objects.is_empty())
+            .collect()
+    }
+
+    /// Plans again what `outcome` may have changed. Owners that want nothing
+    /// any more come with no objects.
+    pub fn update(&mut self, intent: &Intent, outcome: &Outcome) -> Vec<(Owner, Plan)> {
+        let mut dirty = Dirty {
+            taps: outcome.taps.clone(),
+            ..Dirty::default()
+        };
+        let gone = outcome.gone.iter().cloned();
+        for id in outcome.accepted.iter().map(Object::id).chain(gone) {
+            match id {
+                ObjectId::Group(id) => self.group_changed(intent, id, &mut dirty),
+                ObjectId::AddressGroup(id) => {
+                    dirty.addresses.insert(id);
+                }
+                ObjectId::Subnet(_) | ObjectId::Port(_) => {}
+            }
+        }
+        for tap in dirty.taps.clone() {
+            self.enlist(intent, tap, &mut dirty);
+        }
+        // Groups first: they settle which members and addresses are named.
+        let mut planned = Vec::new();
+        for id in dirty.groups.clone() {
+            self.relate(intent, &id, &mut dirty);
+        }
+        for id in &dirty.members {
+            planned.push((Owner::Members(id.clone()), self.plan_members(intent, id)));
+        }
+        for id in &dirty.addresses {
+            let objects = if self.naming_addresses.contains_key(id) {
+                group::addresses(id, intent.address_group(id).map(AsRef::as_ref))
+            } else {
+                Objects::new()
+            };
+            planned.push((Owner::Addresses(id.clone()), Plan::Whole(objects)));
+        }
+        for id in &dirty.groups {
+            let objects = self.plan_group(intent, id);
+            planned.push((Owner::Group(id.clone()), Plan::Whole(objects)));
+        }
+        for tap in &dirty.taps {
+            let port = intent.on_tap(*tap).map(AsRef::as_ref);
+            let find = |id: &GroupId| intent.group(id).map(AsRef::as_ref);
+            let objects = tap::plan(*tap, port, find, &self.config);
+            planned.push((Owner::Tap(*tap), Plan::Whole(objects)));
+        }
+        planned
+    }
+
+    /// A group's rules, members or kind changed.
+    fn group_changed(&mut self, intent: &Intent, id: GroupId, dirty: &mut Dirty) {
+        let group = intent.group(&id).map(AsRef::as_ref);
+        if let Some(naming) = self.naming.get(&id) {
+            let flags = Family::ALL.map(|family| group::has_ranges(group, family));
+            if self.ranges.get(&id) != Some(&flags) {
+                dirty.groups.extend(naming.iter().cloned());
+            }
+            dirty.members.insert(id.clone());
+        }
+        if let Some(users) = self.users.get(&id) {
+            let stateful = group.is_none_or(|group| group.stateful);
+            if self
+                .groups
+                .get(&id)
+                .is_some_and(|known| known.stateful != stateful)
+            {
+                dirty.taps.extend(users.iter().copied());
+            }
+            dirty.groups.insert(id);
+        }
+    }
+
+    /// Takes in which groups a tap's port has now.
+    fn enlist(&mut self, intent: &Intent, tap: IfName, dirty: &mut Dirty) {
+        let port = intent.on_tap(tap).map(|checked| &checked.port);
+        let active = port.filter(|port| port.admin_state_up && port.port_security);
+        let new = active.map(|port| port.groups.clone()).unwrap_or_default();
+        let old = if new.is_empty() {
+            self.taps.remove(&tap)
+        } else {
+            self.taps.insert(tap, new.clone())
+        };
+        let old = old.unwrap_or_default();
+        for id in old.iter().filter(|id| !new.contains(id)) {
+            if leave(&mut self.users, id, &tap) {
+                dirty.groups.insert(id.clone());
+            }
+        }
+        for id in new.iter().filter(|id| !old.contains(id)) {
+            let users = self.users.entry(id.clone()).or_default();
+            if users.is_empty() {
+                dirty.groups.insert(id.clone());
+            }
+            users.insert(tap);
+        }
+    }
+
+    /// Takes in which peers a group names now.
+    fn relate(&mut self, intent: &Intent, id: &GroupId, dirty: &mut Dirty) {
+        let group = intent.group(id).map(AsRef::as_ref);
+        let used = self.users.contains_key(id);
+        let (groups, addresses) = if used {
+            group::named(group)
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        let stateful = group.is_none_or(|group| group.stateful);
+        let known = Known {
+            stateful,
+            groups,
+            addresses,
+        };
+        let old = if used {
+            self.groups.insert(id.clone(), known.clone())
+        } else {
+            self.groups.remove(id)
+        };
+        let (old_groups, old_addresses) = old
+            .map(|old| (old.groups, old.addresses))
+            .unwrap_or_default();
+        for other in old_groups
+            .iter()
+            .filter(|other| !known.groups.contains(other))
+        {
+            if leave(&mut self.naming, other, id) {
+                dirty.members.insert(other.clone());
+            }
+        }
+        for other in &known.groups {
+            let naming = self.naming.entry(other.clone()).or_default();
+            if naming.is_empty() {
+                dirty.members.insert(other.clone());
+            }
+            naming.insert(id.clone());
+        }
+        for other in old_addresses
+            .iter()
+            .filter(|other| !known.addresses.contains(other))
+        {
+            if leave(&mut self.naming_addresses, other, id) {
+                dirty.addresses.insert(other.clone());
+            }
+        }
+        for other in &known.addresses {
+            let naming = self.naming_addresses.entry(other.clone()).or_default();
+            if naming.is_empty() {
+                dirty.addresses.insert(other.clone());
+            }
+            naming.insert(id.clone());
+        }
+    }
+
+    fn plan_members(&mut self, intent: &Intent, id: &GroupId) -> Plan {
+        if !self.naming.contains_key(id) {
+            self.ranges.remove(id);
+            self.members.remove(id);
+            return Plan::Whole(Objects::new());
+        }
+        let now = intent.group(id);
+        let flags = Family::ALL.map(|family| group::has_ranges(now.map(AsRef::as_ref), family));
+        self.ranges.insert(id.clone(), flags);
+        let before = match now {
+            Some(now) => self.members.insert(id.clone(), Arc::clone(now)),
+            None => self.members.remove(id),
+        };
+        let difference = before
+            .zip(now)
+            .and_then(|(before, now)| group::members_changed(id, &before, now));
+        difference.map_or_else(
+            || Plan::Whole(group::members(id, now.map(AsRef::as_ref))),
+            Plan::But,
+        )
+    }
+
+    fn plan_group(&mut self, intent: &Intent, id: &GroupId) -> Objects {
+        if !self.users.contains_key(id) {
+            self.problems.remove(id);
+            return Objects::new();
+        }
+        let find = |id: &GroupId| intent.group(id).map(AsRef::as_ref);
+        let ranges = |other: &GroupId, family| group::has_ranges(find(other), family);
+        let (objects, problems) = group::plan(id, find(id), ranges);
+        if problems.is_empty() {
+            self.problems.remove(id);
+        } else {
+            self.problems.insert(id.clone(), problems);
+        }
+        objects
+    }
+}
+
+/// Takes `who` out of what is at `at`; says whether nobody is left.
+fn leave<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, at: &K, who: &V) -> bool {
+    let Some(set) = map.get_mut(at) else {
+        return false;
+    };
+    set.remove(who);
+    let empty = set.is_empty();
+    if empty {
+        map.remove(at);
+    }
+    empty
+}
