@@ -28,11 +28,13 @@
 //! where they were made, but files are those of the calling thread.
 
 mod apply;
+pub mod conntrack;
 mod decode;
 mod encode;
 mod error;
 mod event;
 mod mirror;
+pub mod nft;
 mod settings;
 mod socket;
 #[cfg(feature = "testing")]

@@ -40,7 +40,7 @@ const DUMPS: usize = 20;
 const STALE: usize = 100_000;
 
 /// How a message of the kernel ends or answers a request.
-fn refusal(message: &Message<'_>) -> Option<Refusal> {
+pub(crate) fn refusal(message: &Message<'_>) -> Option<Refusal> {
     // `struct nlmsgerr`, or the same number at the end of a dump. The request's
     // header follows in the first case, its body unless capped, and then
     // attributes.
@@ -73,14 +73,14 @@ fn open(groups: u32) -> io::Result<Socket> {
 }
 
 /// Makes the receive queue larger: beyond the host's limit where we may.
-fn receive_queue(socket: &Socket, bytes: usize) -> io::Result<()> {
+pub(crate) fn receive_queue(socket: &Socket, bytes: usize) -> io::Result<()> {
     setsockopt(socket, sockopt::RcvBufForce, &bytes)
         .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &bytes))
         .map_err(io::Error::from)
 }
 
 /// Receives a datagram, if there is one.
-fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool> {
+pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         buffer.clear();
         match socket.recv(buffer, libc::MSG_DONTWAIT) {

@@ -38,6 +38,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// In an event: the socket whose request caused it.
+    pub(crate) port: u32,
     /// What follows the header.
     pub(crate) body: &'a [u8],
 }
@@ -62,6 +64,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: read_u16(self.0, 4)?,
             flags: read_u16(self.0, 6)?,
             sequence: read_u32(self.0, 8)?,
+            port: read_u32(self.0, 12)?,
             body: self.0.get(HEADER..length)?,
         };
         self.0 = self.0.get(aligned(length)..).unwrap_or_default();
@@ -118,6 +121,12 @@ impl Request {
         self.body.extend_from_slice(&kind.to_ne_bytes());
         self.body.extend_from_slice(value);
         self.body.resize(aligned(self.body.len()), 0);
+        self
+    }
+
+    /// Adds attributes that are written already.
+    pub(crate) fn with_raw(mut self, attributes: &[u8]) -> Self {
+        self.body.extend_from_slice(attributes);
         self
     }
 
