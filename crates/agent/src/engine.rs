@@ -23,6 +23,8 @@ use l2isolate_plan::{Config, KernelRules, Owner, TapView};
 use l2isolate_reconcile::Reconciler;
 use tracing::{debug, error, info, warn};
 
+use crate::firewall::{Firewall, Stage};
+
 /// Rounds of plan and apply in one go. Two are the rule (what waits comes
 /// second); more means that somebody fights us, and events get their turn.
 const ROUNDS: usize = 8;
@@ -30,6 +32,8 @@ const ROUNDS: usize = 8;
 /// The engine of a host.
 pub(crate) struct Engine {
     kernel: Kernel,
+    /// Absent where the operator doesn't want one.
+    firewall: Option<Firewall>,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -54,6 +58,7 @@ impl Engine {
         let observed = kernel.observe()?;
         let mut engine = Self {
             kernel,
+            firewall: None,
             intent: Intent::default(),
             complete: false,
             taps: observed.links,
@@ -70,6 +75,20 @@ impl Engine {
         let host = l2isolate_plan::host::plan(&engine.config);
         engine.reconciler.want(&Owner::Host, host);
         Ok(engine)
+    }
+
+    /// Has the engine drive a firewall as well. Before anything is absorbed.
+    pub(crate) fn with_firewall(mut self, firewall: Firewall) -> Self {
+        self.firewall = Some(firewall);
+        self
+    }
+
+    pub(crate) fn firewall(&self) -> Option<&Firewall> {
+        self.firewall.as_ref()
+    }
+
+    pub(crate) fn firewall_mut(&mut self) -> Option<&mut Firewall> {
+        self.firewall.as_mut()
     }
 
     /// The kernel's monitor, to wait on.
@@ -107,6 +126,12 @@ impl Engine {
     pub(crate) fn absorb(&mut self, changes: Vec<(ObjectId, Change)>, complete: bool) -> Outcome {
         let outcome = self.intent.update(changes);
         self.dirty.extend(outcome.taps.iter().copied());
+        if let Some(firewall) = &mut self.firewall {
+            firewall.absorb(&self.intent, &outcome);
+            if complete {
+                firewall.complete();
+            }
+        }
         if complete && !self.complete {
             self.complete = true;
             self.reconciler.hold_deletions(false);
@@ -122,6 +147,9 @@ impl Engine {
 
     /// Takes the kernel's events in.
     pub(crate) fn listen(&mut self) {
+        if let Some(firewall) = &mut self.firewall {
+            firewall.listen();
+        }
         match self.kernel.drain() {
             Ok(events) => {
                 for event in events {
@@ -138,6 +166,9 @@ impl Engine {
 
     /// Looks at everything.
     pub(crate) fn observe(&mut self) {
+        if let Some(firewall) = &mut self.firewall {
+            firewall.suspect();
+        }
         let started = Instant::now();
         match self.kernel.observe() {
             Ok(observed) => {
@@ -219,6 +250,7 @@ impl Engine {
     pub(crate) fn converge(&mut self) {
         let mut work: BTreeMap<Owner, Work> = BTreeMap::new();
         self.unfinished = true;
+        self.converge_firewall(Stage::BeforeWiring);
         for _ in 0..ROUNDS {
             self.plan_dirty();
             let changes = self.reconciler.next(Instant::now());
@@ -230,8 +262,15 @@ impl Engine {
             // What the writes caused is heard before anything else is planned.
             self.listen();
         }
+        self.converge_firewall(Stage::AfterWiring);
         for (owner, work) in work {
             self.report(owner, &work);
+        }
+    }
+
+    fn converge_firewall(&mut self, stage: Stage) {
+        if let Some(firewall) = &mut self.firewall {
+            firewall.converge(stage);
         }
     }
 
@@ -249,7 +288,8 @@ impl Engine {
         if self.unfinished || !self.dirty.is_empty() {
             return Some(now);
         }
-        self.reconciler.due(now)
+        let firewall = self.firewall.as_ref().and_then(Firewall::due);
+        self.reconciler.due(now).into_iter().chain(firewall).min()
     }
 
     fn plan(&mut self, name: IfName) {

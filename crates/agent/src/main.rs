@@ -8,6 +8,8 @@ mod commands;
 mod config;
 mod control;
 mod engine;
+mod firewall;
+mod flows;
 mod logging;
 mod report;
 mod run;
@@ -48,6 +50,21 @@ enum Command {
     },
     /// Let go the deletions that are held since too many came at once.
     Release(Ask),
+    /// Print the firewall that the agent wants, as `nft -f` would read it.
+    ShowNft {
+        #[command(flatten)]
+        ask: Ask,
+        /// Only what this port has, with its groups.
+        #[arg(long, value_name = "ID")]
+        port: Option<l2isolate_model::PortId>,
+    },
+    /// Install the closed firewall before any machine starts: whatever comes
+    /// from a tap, or goes to one, is dropped until the agent knows it.
+    BaseFilter {
+        /// INI file; may be given several times, later files win.
+        #[arg(long, value_name = "FILE", required = true)]
+        config_file: Vec<PathBuf>,
+    },
     /// Check configuration files, and the host for services that would fight the agent.
     CheckConfig {
         /// INI file; may be given several times, later files win.
@@ -79,6 +96,8 @@ fn main() -> ExitCode {
             commands::diff::run(&ask.socket, &config_file, ask.json)
         }
         Command::Release(ask) => commands::release::run(&ask.socket, ask.json),
+        Command::ShowNft { ask, port } => commands::show_nft::run(&ask.socket, port, ask.json),
+        Command::BaseFilter { config_file } => commands::base_filter::run(&config_file),
         Command::CheckConfig { config_file, json } => {
             commands::check_config::run(&config_file, json)
         }

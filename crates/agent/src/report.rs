@@ -6,18 +6,23 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
+use l2isolate_kernel::nft::Count;
 use l2isolate_model::{
     IfName, Mac, PortId,
     desired::{Key, Target, Value},
+    filter::{Name, Table},
     intent::PortEntry,
     port::BindingState,
     problem::Problem,
 };
-use l2isolate_plan::{KernelRules, Owner};
-use l2isolate_reconcile::{Difference, Totals};
+use l2isolate_plan::{
+    KernelRules, Owner,
+    filter::{self, FilterRules},
+};
+use l2isolate_reconcile::Difference;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Engine;
+use crate::{engine::Engine, firewall::Firewall};
 
 /// What a port has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,10 +55,86 @@ pub(crate) struct PortReport {
     pub(crate) revision: u64,
     /// Something with the guest's end open is on the tap.
     pub(crate) carrier: bool,
+    /// What the firewall counted; absent where there is none.
+    #[serde(default)]
+    pub(crate) counters: Option<PortCounters>,
     /// What isn't as it should be in the kernel.
     pub(crate) differences: Vec<DifferenceReport>,
     /// What is wrong with the intent of it.
     pub(crate) problems: Vec<Problem>,
+}
+
+/// What the firewall counted at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PortCounters {
+    /// What the guest sent.
+    pub(crate) egress: Counted,
+    /// What was sent to it.
+    pub(crate) ingress: Counted,
+}
+
+/// Packets one way, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub(crate) accepted: Packets,
+    /// By rules, or by the lack of one.
+    pub(crate) dropped: Packets,
+    /// From addresses that aren't the guest's.
+    pub(crate) spoofed: Packets,
+    /// Over a limit.
+    pub(crate) limited: Packets,
+}
+
+/// Packets and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Packets {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl From<Count> for Packets {
+    fn from(Count { packets, bytes }: Count) -> Self {
+        Self { packets, bytes }
+    }
+}
+
+/// All counters of the firewall.
+pub(crate) type Counts = BTreeMap<(Table, Name), Count>;
+
+/// A tap's counters: accepted is what isn't any of the others.
+fn counters(tap: IfName, counts: &Counts) -> Option<PortCounters> {
+    let names = Firewall::names(tap);
+    let one = |table, name: &Name| counts.get(&(table, Name::clone(name))).copied();
+    let inet = |name: &Name| one(Table::Inet, name).unwrap_or_default();
+    let both = |name: &Name| {
+        let arp = one(Table::Arp, name).unwrap_or_default();
+        let inet = inet(name);
+        Count {
+            packets: inet.packets + arp.packets,
+            bytes: inet.bytes + arp.bytes,
+        }
+    };
+    let less = |all: Count, part: Count| Count {
+        packets: all.packets.saturating_sub(part.packets),
+        bytes: all.bytes.saturating_sub(part.bytes),
+    };
+    let way = |all: &Name, dropped: &Name, limited: &Name| {
+        let accepted = less(less(inet(all), inet(dropped)), inet(limited));
+        Counted {
+            accepted: accepted.into(),
+            dropped: inet(dropped).into(),
+            spoofed: Packets::default(),
+            limited: both(limited).into(),
+        }
+    };
+    one(Table::Inet, &names.from)?;
+    Some(PortCounters {
+        egress: Counted {
+            spoofed: both(&names.spoofed).into(),
+            ..way(&names.from, &names.from_dropped, &names.from_limited)
+        },
+        ingress: way(&names.to, &names.to_dropped, &names.to_limited),
+    })
 }
 
 /// One object that isn't as it should be.
@@ -113,6 +194,9 @@ pub(crate) struct StatusReport {
     /// The host's own prefixes announced beside them.
     pub(crate) loopbacks: usize,
     pub(crate) differences: usize,
+    /// Absent where there is none.
+    #[serde(default)]
+    pub(crate) firewall: Option<FirewallReport>,
     /// Changes made in the kernel since the start.
     pub(crate) written: u64,
     pub(crate) failed: u64,
@@ -125,12 +209,26 @@ pub(crate) struct StatusReport {
     pub(crate) problems: Vec<Problem>,
 }
 
+/// The firewall as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirewallReport {
+    /// Objects in our tables.
+    pub(crate) objects: usize,
+    /// How often somebody else was seen to change them.
+    pub(crate) disturbed: u64,
+}
+
 /// All ports.
-pub(crate) fn ports(engine: &Engine) -> Vec<PortReport> {
+pub(crate) fn ports(engine: &Engine, counts: &Counts) -> Vec<PortReport> {
     engine
         .intent()
         .ports()
-        .map(|(id, entry)| port(engine, id, entry))
+        .map(|(id, entry)| {
+            let report = port(engine, id, entry);
+            let tap = report.tap.filter(|_| entry.effective().is_some());
+            let counters = tap.and_then(|tap| counters(tap, counts));
+            PortReport { counters, ..report }
+        })
         .collect()
 }
 
@@ -145,8 +243,17 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
     let differences = owner
         .iter()
         .flat_map(|owner| engine.reconciler().differences_of(owner));
+    let filter_owner = entry
+        .effective()
+        .map(|checked| filter::Owner::Tap(checked.port.tap));
+    let filtered = filter_owner.iter().flat_map(|owner| {
+        let firewall = engine.firewall().into_iter();
+        firewall.flat_map(move |firewall| firewall.reconciler().differences_of(owner))
+    });
+    let filtered = filtered.map(|difference| filter_report(Some(id.clone()), &difference));
     let differences: Vec<DifferenceReport> = differences
         .map(|difference| difference_report(engine, &difference))
+        .chain(filtered)
         .collect();
     let state = match (entry.effective(), tap) {
         (None, _) => PortState::Refused,
@@ -171,6 +278,7 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
         project: known.and_then(|port| port.project.clone()),
         revision: known.map_or(0, |port| port.revision),
         carrier: tap.is_some_and(|tap| tap.carrier),
+        counters: None,
         differences,
         problems: entry.problems().cloned().collect(),
     }
@@ -178,11 +286,38 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
 
 /// What would be written now.
 pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
+    let firewall = engine.firewall().into_iter();
+    let filtered = firewall.flat_map(|firewall| {
+        let reconciler = firewall.reconciler();
+        reconciler.differences().map(|difference| {
+            let port = match reconciler.owner(difference.key) {
+                Some(filter::Owner::Tap(tap)) => engine.intent().on_tap(*tap),
+                _ => None,
+            };
+            filter_report(port.map(|checked| checked.port.id.clone()), &difference)
+        })
+    });
     engine
         .reconciler()
         .differences()
         .map(|difference| difference_report(engine, &difference))
+        .chain(filtered)
         .collect()
+}
+
+fn filter_report(
+    port: Option<PortId>,
+    difference: &Difference<'_, FilterRules>,
+) -> DifferenceReport {
+    DifferenceReport {
+        object: difference.key.to_string(),
+        port,
+        observed: difference.observed.map(ToString::to_string),
+        desired: difference.desired.map(ToString::to_string),
+        error: difference.failure.map(|failure| failure.error.clone()),
+        attempts: difference.failure.map_or(0, |failure| failure.attempts),
+        contested: difference.contested,
+    }
 }
 
 fn difference_report(
@@ -229,18 +364,27 @@ pub(crate) fn status(
         .observed()
         .iter()
         .filter(|(_, value)| **value == Value::Unavailable);
-    let Totals {
-        written,
-        failed,
-        undone,
-    } = engine.reconciler().totals();
     let (observations, lost_events) = engine.observations();
     let problems: Vec<Problem> = file_problems
         .iter()
         .chain(engine.intent().problems())
+        .chain(engine.firewall().into_iter().flat_map(Firewall::problems))
         .cloned()
         .collect();
-    let differences = engine.reconciler().differences().count();
+    let mut differences = engine.reconciler().differences().count();
+    let mut totals = engine.reconciler().totals();
+    let firewall = engine.firewall().map(|firewall| {
+        let own = firewall.reconciler().totals();
+        let left = firewall.reconciler().differences().count();
+        totals.written += own.written;
+        totals.failed += own.failed;
+        totals.undone += own.undone;
+        differences += left;
+        FirewallReport {
+            objects: firewall.reconciler().observed().len(),
+            disturbed: firewall.disturbed(),
+        }
+    });
     StatusReport {
         host: host.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -256,9 +400,10 @@ pub(crate) fn status(
         announced: announced.count().saturating_sub(loopbacks),
         loopbacks,
         differences,
-        written,
-        failed,
-        undone,
+        firewall,
+        written: totals.written,
+        failed: totals.failed,
+        undone: totals.undone,
         observations,
         lost_events,
         unavailable: unavailable.map(|(key, _)| key.to_string()).collect(),

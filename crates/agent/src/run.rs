@@ -18,8 +18,11 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
-use l2isolate_kernel::Kernel;
-use l2isolate_model::intent::{Change, Outcome};
+use l2isolate_kernel::{Kernel, nft};
+use l2isolate_model::{
+    PortId,
+    intent::{Change, Outcome},
+};
 use l2isolate_source::{Availability, State, Update, cache::Cache, directory};
 use nix::{
     errno::Errno,
@@ -33,6 +36,7 @@ use crate::{
     config::Config,
     control::{Answer, Request, server},
     engine::Engine,
+    firewall::Firewall,
     report::{self, SourceReport},
 };
 
@@ -79,6 +83,9 @@ impl Agent {
             "the kernel's network configuration can't be opened; the agent needs CAP_NET_ADMIN",
         )?;
         let mut engine = Engine::start(kernel, config.plan())?;
+        if config.firewall {
+            engine = engine.with_firewall(Firewall::start(config.filter())?.with_flows()?);
+        }
         let (cache, cached) = Cache::open(&config.state_directory)?;
         for problem in &cached.problems {
             warn!(%problem, "last intent on disk");
@@ -146,12 +153,15 @@ impl Agent {
 
     /// Waits for whatever comes first, at most for `longest`.
     fn wait(&self, longest: Duration) -> anyhow::Result<Woken> {
-        let mut fds = [
-            PollFd::new(self.engine.kernel().as_fd(), PollFlags::POLLIN),
+        let mut fds = vec![
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.resync.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.engine.kernel().as_fd(), PollFlags::POLLIN),
         ];
+        if let Some(firewall) = self.engine.firewall() {
+            fds.push(PollFd::new(firewall.events().as_fd(), PollFlags::POLLIN));
+        }
         // Rounded up: waking a moment early would only mean waiting again.
         let ms = longest.as_micros().div_ceil(1000);
         let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
@@ -159,7 +169,9 @@ impl Agent {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("waiting for events"),
         }
-        let [_, wake, stop, resync] = fds.map(|fd| fd.any().unwrap_or(false));
+        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
+        let mut next = || ready.next().unwrap_or(false);
+        let (wake, stop, resync) = (next(), next(), next());
         if wake {
             // Its only content is that somebody has something.
             let _ = self.wake.read();
@@ -209,7 +221,7 @@ impl Agent {
         }
     }
 
-    fn answer(&self, request: Request) -> Answer {
+    fn answer(&mut self, request: Request) -> Answer {
         let value = match request {
             Request::Status => {
                 let status = report::status(
@@ -221,7 +233,14 @@ impl Agent {
                 );
                 serde_json::to_value(status)
             }
-            Request::Ports => serde_json::to_value(report::ports(&self.engine)),
+            Request::Ports => {
+                let counters = self.engine.firewall_mut().map(Firewall::counters);
+                serde_json::to_value(report::ports(&self.engine, &counters.unwrap_or_default()))
+            }
+            Request::ShowNft { port } => match self.show_nft(port.as_ref()) {
+                Ok(text) => serde_json::to_value(text),
+                Err(error) => return Answer::Error(error),
+            },
             Request::Diff => serde_json::to_value(report::differences(&self.engine)),
             Request::Release => {
                 let held = self.state.held.as_ref().map_or(0, |held| held.ports);
@@ -234,6 +253,26 @@ impl Agent {
             }
         };
         value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
+    }
+
+    /// The firewall that is wanted, in the words of `nft`; of one port, or whole.
+    fn show_nft(&self, port: Option<&PortId>) -> Result<String, String> {
+        let firewall = self.engine.firewall();
+        let firewall = firewall.ok_or("this agent has no firewall (firewall = false)")?;
+        let Some(id) = port else {
+            return Ok(nft::text::render(&firewall.wanted(None)));
+        };
+        let known = self
+            .engine
+            .intent()
+            .port(id)
+            .and_then(|entry| entry.effective());
+        let port = &known
+            .ok_or_else(|| format!("no port {id} is in force here"))?
+            .port;
+        Ok(nft::text::render(
+            &firewall.wanted(Some((port.tap, &port.groups))),
+        ))
     }
 
     fn source_report(&self) -> SourceReport {

@@ -3,10 +3,12 @@
 //! failed, 2 it worked and what it found isn't well.
 
 pub(crate) mod agent;
+pub(crate) mod base_filter;
 pub(crate) mod check_config;
 pub(crate) mod diff;
 pub(crate) mod ports;
 pub(crate) mod release;
+pub(crate) mod show_nft;
 pub(crate) mod status;
 
 use std::{

@@ -19,6 +19,8 @@ use std::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use ini::{Ini, Place};
+use l2isolate_model::filter::Limit;
+use l2isolate_plan::filter::{FilterConfig, Limits};
 pub(crate) use options::{Config, DEFAULT_SOCKET};
 use options::{HOST_NAME, OPTIONS, Reader, Spec};
 use types::Typed;
@@ -179,6 +181,32 @@ impl Config {
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
             manage_host: self.manage_host,
+        }
+    }
+
+    /// What of it the firewall is planned with.
+    pub(crate) fn filter(&self) -> FilterConfig {
+        let limit = |rate: u32| Limit {
+            rate,
+            burst: rate.saturating_mul(2),
+        };
+        let protected = self.protected_prefixes.0.iter().chain(&self.loopbacks);
+        FilterConfig {
+            protected: protected.copied().collect(),
+            gateway_link_local: Some(self.gateway_link_local),
+            metadata: self.allow_metadata,
+            dns: self.allow_dns,
+            limits: Limits {
+                new: limit(self.limit_new_connections),
+                connections: self.limit_connections,
+                arp: limit(self.limit_arp),
+                nd: limit(self.limit_nd),
+                dhcp: limit(self.limit_dhcp),
+                ..Limits::default()
+            },
+            log_group: u16::try_from(self.log_drops_group).unwrap_or(u16::MAX),
+            log: self.log_drops.0.clone(),
+            ..FilterConfig::default()
         }
     }
 }

@@ -8,7 +8,7 @@ use l2isolate_model::Mac;
 
 use super::{
     LogFormat, Problem,
-    types::{Bounds, Typed},
+    types::{Bounds, Prefixes, Typed, Words},
 };
 
 /// Where the commands look for the agent.
@@ -143,6 +143,41 @@ options! {
     /// Whether the agent makes the settings of the host as a whole: forwarding,
     /// multipath hash, sizes of the neighbour tables.
     ["l2isolate"] manage_host: bool = "true";
+
+    /// Whether the agent enforces security groups and keeps guests to their
+    /// addresses, by nftables tables of its own.
+    ["l2isolate"] firewall: bool = "true";
+
+    /// What machines can't reach through this host, beside its loopbacks.
+    ["l2isolate"] protected_prefixes: Prefixes = "127.0.0.0/8, 169.254.0.0/16, ::1/128, fe80::/10";
+
+    /// Whether machines may ask 169.254.169.254 and fe80::a9fe:a9fe for metadata.
+    ["l2isolate"] allow_metadata: bool = "true";
+
+    /// Whether machines may ask their gateway for names (port 53).
+    ["l2isolate"] allow_dns: bool = "false";
+
+    /// First packets of connections from one machine, per second.
+    ["l2isolate"] limit_new_connections: u32 = "2000", in 1..=1_000_000;
+
+    /// Connections of one machine at once, each way.
+    ["l2isolate"] limit_connections: u32 = "10000", in 1..=10_000_000;
+
+    /// ARP packets from one machine, per second.
+    ["l2isolate"] limit_arp: u32 = "100", in 1..=1_000_000;
+
+    /// ICMPv6 packets from one machine to this host, per second.
+    ["l2isolate"] limit_nd: u32 = "100", in 1..=1_000_000;
+
+    /// DHCP packets from one machine, per second.
+    ["l2isolate"] limit_dhcp: u32 = "20", in 1..=1_000_000;
+
+    /// Ports and groups (by id, with commas between) whose dropped packets are
+    /// shown to the NFLOG group, ten a second of each.
+    ["l2isolate"] log_drops: Words = "";
+
+    /// NFLOG group for dropped packets.
+    ["l2isolate"] log_drops_group: u32 = "76", in 0..=65_535;
 
     /// How long deletions are held when more than half of the ports vanish at
     /// once, in seconds.

@@ -1,6 +1,7 @@
 //! How the text of an option becomes its value.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -132,6 +133,44 @@ impl Typed for Vec<IpNet> {
     fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
         let items = text.split(',').map(str::trim);
         items.filter(|item| !item.is_empty()).map(host).collect()
+    }
+}
+
+/// Prefixes of any length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prefixes(pub(crate) Vec<IpNet>);
+
+impl Typed for Prefixes {
+    const EXPECTED: &'static str = "prefixes with commas between, like 10.255.0.0/16";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        let one = |text: &str| {
+            let net = text
+                .parse::<IpNet>()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            net.map_err(|_| format!("has {text:?}, which is no prefix"))
+        };
+        items.map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Words, none twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Words(pub(crate) BTreeSet<String>);
+
+impl Typed for Words {
+    const EXPECTED: &'static str = "words with commas between";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        Ok(Self(items.map(str::to_owned).collect()))
     }
 }
 

@@ -6,13 +6,14 @@
 pub(crate) mod client;
 pub(crate) mod server;
 
+use l2isolate_model::PortId;
 use serde::{Deserialize, Serialize};
 
 /// Longest request, in bytes with its newline.
 const MAX_REQUEST: u64 = 4096;
 
 /// A question to the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// [`crate::report::StatusReport`].
@@ -23,6 +24,12 @@ pub(crate) enum Request {
     Diff,
     /// Let the deletions go that are held. Answers how many ports they are of.
     Release,
+    /// The firewall in the words of `nft`.
+    ShowNft {
+        /// Only this port's part.
+        #[serde(default)]
+        port: Option<PortId>,
+    },
 }
 
 /// The agent's answer.

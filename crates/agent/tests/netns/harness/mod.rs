@@ -85,9 +85,14 @@ impl Host {
         host.uplink();
         fs::create_dir(host.intent()).unwrap();
         host.write_file("subnets.json", &intent::subnets());
+        // Most tests are about the wiring, and their ports have no groups.
+        let firewall = match options.contains("firewall") {
+            true => "",
+            false => "firewall = false\n",
+        };
         let config = format!(
             "[DEFAULT]\nhost = hv1\n[l2isolate]\nintent_directory = {}\nstate_directory = {}\n\
-             socket = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\nlog_level = debug\n{options}\n",
+             socket = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\nlog_level = debug\n{firewall}{options}\n",
             host.intent().display(),
             host.path("state").display(),
             host.socket().display(),
@@ -234,6 +239,16 @@ impl Host {
     /// What the agent would write now.
     pub(crate) fn diff(&self) -> serde_json::Value {
         self.ask("diff")
+    }
+
+    /// What the firewall counted at a port: `way` is egress or ingress.
+    pub(crate) fn counted(&self, port: &Port, way: &str, what: &str) -> u64 {
+        let ports = self.ask("ports");
+        let ports = ports.as_array().unwrap();
+        let ours = ports.iter().find(|p| p["id"] == port.id());
+        ours.unwrap()["counters"][way][what]["packets"]
+            .as_u64()
+            .unwrap()
     }
 
     fn ask(&self, verb: &str) -> serde_json::Value {
