@@ -1,5 +1,8 @@
 //! FRR: bgpd can't match a kernel route's protocol number, but its metric; with
 //! a prefix list that is enough to leave strangers' routes alone.
+//!
+//! What can break it: a zebra whose queue of kernel messages (`--nl-bufsize`)
+//! overflows when many guests come at once. It never learns what was in them.
 
 use std::fmt::Write;
 
