@@ -158,6 +158,8 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
         thread::sleep(PAUSE);
         guest.say(&site.tap_line(vm))?;
         let times = wired(&monitor, Wiring::of(std::slice::from_ref(vm)))?;
+        guest.say(&Site::start_lines(vm, probed(place)))?;
+        guest.finish()?;
         if probed(place) {
             let answered = reach::first_answer(&site.lab, vm, &site.far)?;
             let took = answered.saturating_duration_since(times.up);
@@ -167,7 +169,6 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
             }
             samples.fabric.push(took);
         }
-        guest.finish()?;
         samples.add(&times);
         if (place + 1).is_multiple_of(100) {
             let now = Usage::of_agent(&site.lab, &site.host)?;

@@ -106,15 +106,14 @@ pub fn run(agent: &Path, ports: usize, fabric: Mix) -> Result<Report> {
     })
 }
 
-/// Lets all taps appear.
+/// Lets all taps appear, and their guests start.
 fn make_taps(site: &Site, monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<()> {
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     for (place, vm) in site.vms.iter().enumerate() {
         let namespace = site.guest_namespace(vm, place < PROBED);
-        lines
-            .entry(namespace)
-            .or_default()
-            .push_str(&site.tap_line(vm));
+        let lines = lines.entry(namespace).or_default();
+        lines.push_str(&site.tap_line(vm));
+        lines.push_str(&Site::start_lines(vm, place < PROBED));
     }
     for (namespace, lines) in &lines {
         netns::batch(Some(namespace), lines)?;

@@ -97,7 +97,7 @@ impl Site {
         self.lab.namespace(if probed { &vm.name } else { SHED })
     }
 
-    /// Makes the guests, ready but for their taps, which wait beside them.
+    /// Makes the guests' namespaces, in which their taps wait.
     fn make_guests(&self, probed: impl Fn(usize) -> bool) -> Result<()> {
         let shed = self.lab.namespace(SHED);
         let own: Vec<&Vm> = (self.vms.iter().enumerate())
@@ -114,14 +114,10 @@ impl Site {
         let mut lines = String::new();
         for (place, vm) in self.vms.iter().enumerate() {
             let namespace = self.guest_namespace(vm, probed(place));
-            let end = if probed(place) {
-                "eth0".to_owned()
-            } else {
-                vm.tap.replace("tap", "end")
-            };
+            let end = end(vm, probed(place));
             let _ = writeln!(
                 lines,
-                "link add name {end} netns {namespace} address {} up \
+                "link add name {end} netns {namespace} address {} \
                  type veth peer name {} netns {namespace}",
                 vm.mac, vm.tap
             );
@@ -133,17 +129,23 @@ impl Site {
             ];
             netns::sysctl(&self.guest_namespace(vm, true), &settings)
         })?;
-        netns::batch(None, &lines)?;
-        netns::each(&own, |vm| {
-            netns::batch(Some(&self.guest_namespace(vm, true)), &guest_lines(vm))
-        })
+        netns::batch(None, &lines)
     }
 
     /// The line for `ip -batch` in the guest's namespace by which a tap appears
-    /// on the hypervisor: one request to the kernel, after which it is there,
-    /// switched on, and has its guest at the other end.
+    /// and is switched on, by one request. As from Nova, it has no carrier yet.
     pub(super) fn tap_line(&self, vm: &Vm) -> String {
         format!("link set dev {} netns {} up\n", vm.tap, self.host_namespace)
+    }
+
+    /// The lines by which the guest starts, as when QEMU opens the tap: carrier,
+    /// and, if it is probed, addresses and routes.
+    pub(super) fn start_lines(vm: &Vm, probed: bool) -> String {
+        if probed {
+            guest_lines(vm)
+        } else {
+            format!("link set dev {} up\n", end(vm, probed))
+        }
     }
 
     /// Gives the agent the intent of all ports.
@@ -154,6 +156,15 @@ impl Site {
         let ports: Vec<&Vm> = self.vms.iter().collect();
         let files = self.lab.agent_files(&self.host);
         agent::write_intent(&files, "ports", &agent::ports(&ports))
+    }
+}
+
+/// The guest's end of the tap.
+fn end(vm: &Vm, probed: bool) -> String {
+    if probed {
+        "eth0".to_owned()
+    } else {
+        vm.tap.replace("tap", "end")
     }
 }
 
