@@ -25,6 +25,7 @@ pub mod netns;
 pub mod path;
 pub mod probe;
 pub mod process;
+pub mod room;
 pub mod show;
 pub mod state;
 pub mod throughput;

@@ -10,7 +10,7 @@ const MANY: u32 = 300;
 #[test]
 fn all_of_many_are_wired() {
     for taps_first in [true, false] {
-        let mut host = Host::new();
+        let mut host = Host::crowded();
         let far = host.namespace("guests");
         let ports: Vec<Port> = (1..=MANY).map(Port::new).collect();
         let all: Vec<&Port> = ports.iter().collect();

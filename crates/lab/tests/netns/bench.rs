@@ -8,6 +8,7 @@ use serde_json::Value;
 // get into it, and a port that isn't wired must not look like a fast one.
 #[test]
 fn attach_prints_one_object() {
+    let _room = l2isolate_lab::room::shared();
     let output = Command::new(env!("CARGO_BIN_EXE_l2isolate-lab"))
         .args(["bench", "attach", "--ports", "5", "--fabric", "bird"])
         .arg("--json")

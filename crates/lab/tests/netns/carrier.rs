@@ -6,7 +6,7 @@ use l2isolate_lab::{
     agent,
     fabric::{Family, GATEWAY4, VM_PREFIX4},
     lab::{Guard, Plan, unique_name},
-    netns,
+    netns, room,
     topology::{Mix, Role, Shape, Topology},
 };
 use serde_json::json;
@@ -20,6 +20,7 @@ const SOON: Duration = Duration::from_secs(15);
 // the kernel tells nobody when carrier comes; the agent has to.
 #[test]
 fn a_guest_that_comes_later_is_announced() {
+    let _room = room::shared();
     let shape = Shape {
         spines: 1,
         racks: 1,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use l2isolate_lab::{
     fabric::{Family, Node},
     lab::Lab,
-    matrix, netns, path, throughput,
+    matrix, netns, path, room, throughput,
     topology::{Mix, Role},
 };
 
@@ -47,6 +47,7 @@ fn own(lab: &Lab, node: &Node, family: Family) -> Vec<String> {
 // transit, and nothing but what the agent marked gets out.
 #[test]
 fn only_marked_routes_are_announced() {
+    let _room = room::shared();
     let lab = lab_without_agents(Mix::Mixed);
     lab.wait(LIMIT).unwrap();
     settled(&lab, |node, family| own(&lab, node, family));
@@ -82,6 +83,7 @@ fn only_marked_routes_are_announced() {
 // A VM whose tap is down must not draw traffic, and must come back with it.
 #[test]
 fn a_tap_that_goes_down_is_withdrawn() {
+    let _room = room::shared();
     let lab = lab_without_agents(Mix::Mixed);
     lab.wait(LIMIT).unwrap();
     let gone: Vec<String> = lab
@@ -115,6 +117,7 @@ fn a_tap_that_goes_down_is_withdrawn() {
 // named, which needs ICMP errors from a routable source.
 #[test]
 fn packets_pass_and_hops_answer() {
+    let _room = room::shared();
     let lab = lab_without_agents(Mix::Mixed);
     lab.wait(LIMIT).unwrap();
     let matrix = matrix::measure(&lab).unwrap();

@@ -22,7 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use l2isolate_lab::netns;
+use l2isolate_lab::{
+    netns,
+    room::{self, Room},
+};
 use tempfile::TempDir;
 
 pub(crate) use agent::{Agent, run};
@@ -55,6 +58,8 @@ pub(crate) struct Host {
     namespaces: Vec<String>,
     directory: TempDir,
     agent: Option<Agent>,
+    /// Given back last, when the namespaces have gone.
+    _room: Room,
 }
 
 impl Host {
@@ -66,6 +71,15 @@ impl Host {
     /// With further lines for the agent's `[l2isolate]`. The agent isn't
     /// started yet.
     pub(crate) fn with(options: &str) -> Self {
+        Self::within(room::shared(), options)
+    }
+
+    /// One that will have hundreds of taps.
+    pub(crate) fn crowded() -> Self {
+        Self::within(room::whole(), "")
+    }
+
+    fn within(room: Room, options: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "these tests make network namespaces: run them as root"
@@ -79,6 +93,7 @@ impl Host {
             namespaces: Vec::new(),
             directory,
             agent: None,
+            _room: room,
         };
         host.namespace("hv");
         host.namespace("world");

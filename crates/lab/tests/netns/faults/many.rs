@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use l2isolate_lab::{
     agent,
     fabric::{Fabric, Vm},
-    netns,
+    netns, room,
     topology::{Mix, Shape, Topology},
 };
 
@@ -25,7 +25,7 @@ fn a_thousand_ports_at_once_beside_bird() {
 
 /// All are wired and announced, and those that were there lose nothing.
 fn arrive(mix: Mix) {
-    let site = Site::with(mix, 1, 2);
+    let site = Site::with(room::whole(), mix, 1, 2);
     // The same fabric with more VMs on its last hypervisor: all else keeps its
     // names and numbers.
     let shape = Shape {

@@ -25,6 +25,7 @@ use l2isolate_lab::{
     matrix,
     probe::{FlowSpec, Probe, Report},
     process::{self, Identity},
+    room::{self, Room},
     topology::{Mix, Role, Shape, Topology},
     wiring::Names,
 };
@@ -40,6 +41,8 @@ const RATE: u32 = 200;
 /// A lab with what the tests ask of it.
 struct Site {
     lab: Guard,
+    /// Given back last, when the namespaces have gone.
+    _room: Room,
 }
 
 impl std::ops::Deref for Site {
@@ -54,11 +57,11 @@ impl Site {
     /// 1 spine, 2 racks of 2 ToRs, FRR and BIRD by turns within each rack; so
     /// the first hypervisor has FRR, the second BIRD, wherever they are.
     fn up(hypervisors: usize, vms: usize) -> Self {
-        Self::with(Mix::Mixed, hypervisors, vms)
+        Self::with(room::shared(), Mix::Mixed, hypervisors, vms)
     }
 
     /// The same with other daemons.
-    fn with(mix: Mix, hypervisors: usize, vms: usize) -> Self {
+    fn with(room: Room, mix: Mix, hypervisors: usize, vms: usize) -> Self {
         let shape = Shape {
             spines: 1,
             racks: 2,
@@ -73,7 +76,7 @@ impl Site {
             owned: true,
         })
         .unwrap();
-        let site = Self { lab };
+        let site = Self { lab, _room: room };
         for node in site.hypervisors() {
             // So that what the periodic look would mend isn't taken for mended.
             site.look_every(&node.name, 3600);
