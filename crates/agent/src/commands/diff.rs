@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config},
     control::{Request, client},
     engine::Engine,
+    firewall::Firewall,
     report::{self, DifferenceReport},
 };
 
@@ -47,6 +48,9 @@ pub(crate) fn run(socket: &Path, files: &[PathBuf], json: bool) -> anyhow::Resul
 fn without_agent(config: &Config) -> anyhow::Result<Vec<DifferenceReport>> {
     let kernel = Kernel::open(l2isolate_kernel::Config::new(config.route_protocol))?;
     let mut engine = Engine::start(kernel, config.plan())?;
+    if config.firewall {
+        engine = engine.with_firewall(Firewall::start(config.filter())?);
+    }
     // Nothing is known from before, so nothing can have vanished: no grace.
     let options = directory::Options::new(&config.intent_directory);
     let (_source, updates) = directory::spawn(options, Box::new(|| {}))?;
