@@ -51,6 +51,9 @@ pub enum Bench {
         /// Which routing daemons to run.
         #[arg(long, value_enum, default_value_t)]
         fabric: Mix,
+        /// The agent under test has no firewall: the wiring by itself.
+        #[arg(long)]
+        without_firewall: bool,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -96,9 +99,10 @@ impl Bench {
             Self::Resync {
                 ports,
                 fabric,
+                without_firewall,
                 common,
             } => {
-                let report = resync::run(&common.agent()?, ports, fabric)?;
+                let report = resync::run(&common.agent()?, ports, fabric, !without_firewall)?;
                 (serde_json::to_value(report), common.json)
             }
         };

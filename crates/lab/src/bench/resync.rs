@@ -63,9 +63,12 @@ pub struct Report {
 ///
 /// # Errors
 /// The lab can't be built, or something isn't in place in time.
-pub fn run(agent: &Path, ports: usize, fabric: Mix) -> Result<Report> {
+pub fn run(agent: &Path, ports: usize, fabric: Mix, firewall: bool) -> Result<Report> {
     let site = Site::up(fabric, agent.to_owned(), ports, |place| place < PROBED)?;
     site.lab.kill(&site.host, agent::PROGRAM)?;
+    if !firewall {
+        remove_firewall(&site)?;
+    }
     let monitor = Monitor::open(&site.host_namespace)?;
     let mut wiring = Wiring::of(&site.vms);
     make_taps(&site, &monitor, &mut wiring)?;
@@ -130,6 +133,26 @@ fn make_taps(site: &Site, monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<
         "taps aren't up: {}",
         wiring.missing()
     )))
+}
+
+/// Has the next agent do without a firewall, and removes what the killed one
+/// left: it would drop what it doesn't know.
+fn remove_firewall(site: &Site) -> Result<()> {
+    let config = site.lab.agent_files(&site.host).config();
+    let text = std::fs::read_to_string(&config).map_err(Error::file(&config))?;
+    std::fs::write(&config, text + "firewall = false\n").map_err(Error::file(&config))?;
+    for family in ["inet", "arp"] {
+        let status = netns::command(&site.host_namespace, "nft")
+            .args(["delete", "table", family, "l2isolate"])
+            .status()
+            .map_err(Error::io("starting nft"))?;
+        if !status.success() {
+            return Err(Error::Program(format!(
+                "nft can't delete {family} l2isolate"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn start(site: &Site, binary: &Path) -> Result<Instant> {
