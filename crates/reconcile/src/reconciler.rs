@@ -118,15 +118,7 @@ impl<R: Rules> Reconciler<R> {
             self.compare(&key);
         }
         for key in left {
-            if self
-                .desired
-                .get(&key)
-                .is_some_and(|wanted| wanted.owner == *owner)
-            {
-                self.desired.remove(&key);
-                self.hurry_key(&key);
-                self.compare(&key);
-            }
+            self.unwant(owner, &key);
         }
         if !keys.is_empty() {
             self.owners.insert(owner.clone(), keys);
@@ -141,21 +133,25 @@ impl<R: Rules> Reconciler<R> {
             keys.insert(key.clone());
             let owner = owner.clone();
             self.desired.insert(key.clone(), Wanted { value, owner });
+            self.hurry_key(&key);
+            self.compare(&key);
         } else {
             keys.remove(&key);
             if keys.is_empty() {
                 self.owners.remove(owner);
             }
-            if self
-                .desired
-                .get(&key)
-                .is_some_and(|wanted| wanted.owner == *owner)
-            {
-                self.desired.remove(&key);
-            }
+            self.unwant(owner, &key);
         }
-        self.hurry_key(&key);
-        self.compare(&key);
+    }
+
+    /// The owner wants an object no more; another one may want it by now.
+    fn unwant(&mut self, owner: &R::Owner, key: &R::Key) {
+        let wanted = self.desired.get(key);
+        if wanted.is_some_and(|wanted| wanted.owner == *owner) {
+            self.desired.remove(key);
+            self.hurry_key(key);
+            self.compare(key);
+        }
     }
 
     /// Takes in what an object is now; `None`: it isn't there.
