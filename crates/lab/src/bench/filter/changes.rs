@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::{
     super::stats,
-    Change, Part, Report, Times, cloud,
+    Change, Part, Report, Times,
+    cloud::{self, Intent},
     generation::Commits,
     host::{self, Host, PAUSE, Spec},
     transaction::{self, Engine},
@@ -35,6 +36,7 @@ struct Watched {
     commits: Commits,
     /// The same firewall without an agent, in a namespace beside.
     engine: Engine,
+    intent: Intent,
     /// How often something was changed here.
     changes: usize,
 }
@@ -42,15 +44,17 @@ struct Watched {
 /// Measures what is among `parts`.
 pub(super) fn run(agent: &Path, parts: &[Part], sharing: usize, report: &mut Report) -> Result<()> {
     let spec = |name, ports| Spec { name, ports };
-    let (lab, hosts) = host::lab(&[spec("few", FEW), spec("many", MANY)], sharing)?;
+    let (lab, hosts) = host::lab(&[spec("few", FEW), spec("many", MANY)])?;
+    let intent = Intent::shared(sharing, 0);
     let mut hosts = hosts.into_iter().map(|host| {
-        host.make_taps()?;
-        host.write_intent()?;
+        host.make_taps(None)?;
+        host.write_intent(&intent)?;
         host.replace("crowd", &cloud::crowd(1, 2, true))?;
         Ok(Watched {
             commits: Commits::listen(&host.namespace)?,
             engine: Engine::open(&host.namespace_beside("bare")?)?,
             host,
+            intent,
             changes: 0,
         })
     });
@@ -93,7 +97,7 @@ fn from_nothing(watched: &Watched, agent: &Path, times: usize) -> Result<Vec<Dur
         host.in_sync()?;
         let (last, count) = commits.last(Duration::from_millis(200))?;
         all.push(last.saturating_duration_since(started));
-        complete(host)?;
+        complete(watched)?;
         progress(&format!(
             "  {} ports from nothing: {:.3} s, {count} commits",
             host.vms.len(),
@@ -104,11 +108,12 @@ fn from_nothing(watched: &Watched, agent: &Path, times: usize) -> Result<Vec<Dur
 }
 
 /// Whether every port and every group is in the kernel.
-fn complete(host: &Host) -> Result<()> {
+fn complete(Watched { host, intent, .. }: &Watched) -> Result<()> {
     let rules = host.ruleset()?;
+    let groups = intent.groups(host.vms.len());
     let taps = host.vms.iter().map(|vm| vm.tap.clone());
     let missing = taps
-        .chain((0..host.groups()).map(cloud::mark))
+        .chain((0..groups).map(cloud::mark))
         .find(|word| !rules.contains(word));
     missing.map_or(Ok(()), |word| {
         Err(Error::Program(format!(
@@ -202,7 +207,7 @@ impl Watched {
     fn fill_engine(&mut self) -> Result<()> {
         let mut all = transaction::read(&self.host.network())?;
         all.extend(transaction::read(&cloud::crowd(1, 2, true))?);
-        for (_, document) in self.host.documents() {
+        for (_, document) in self.intent.documents(&self.host.vms) {
             all.extend(transaction::read(&document)?);
         }
         let took = self.engine.take(all)?;
@@ -227,12 +232,12 @@ impl Watched {
 /// document.
 fn next_groups(watched: &mut Watched) -> Result<(String, Value)> {
     let revision = watched.revision();
-    let turn = watched.changes / 2;
-    let place = turn % watched.host.vms.len();
-    let own = watched.host.group_of(place);
+    let ports = watched.host.vms.len();
+    let place = watched.changes / 2 % ports;
+    let own = watched.intent.group_of(place, ports);
     let mut groups = vec![cloud::own(own)];
     if watched.changes.is_multiple_of(2) {
-        groups.push(cloud::own((own + 1) % watched.host.groups()));
+        groups.push(cloud::own((own + 1) % watched.intent.groups(ports)));
     }
     let vm = watched.host.vms.get(place);
     let vm = vm.ok_or_else(|| Error::Program("a host without ports".to_owned()))?;

@@ -1,6 +1,7 @@
 //! Hypervisors by themselves: the agent, BIRD and taps, without a fabric.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -8,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{super::sync, cloud};
+use super::{super::sync, cloud::Intent};
 use crate::{
     Error, Result, agent,
     fabric::{Fabric, Node, Vm},
@@ -25,7 +26,7 @@ pub(super) struct Spec {
 }
 
 /// Makes the namespaces of hypervisors, each with BIRD and without an agent.
-pub(super) fn lab(specs: &[Spec], sharing: usize) -> Result<(Guard, Vec<Host>)> {
+pub(super) fn lab(specs: &[Spec]) -> Result<(Guard, Vec<Host>)> {
     let spec = |spec: &Spec, vms| NodeSpec {
         name: spec.name.to_owned(),
         role: Role::Hypervisor,
@@ -48,7 +49,7 @@ pub(super) fn lab(specs: &[Spec], sharing: usize) -> Result<(Guard, Vec<Host>)> 
     let planned = Fabric::new(&topology(true));
     let hosts = specs
         .iter()
-        .map(|spec| Host::new(&lab, &planned, spec.name, sharing))
+        .map(|spec| Host::new(&lab, &planned, *spec))
         .collect::<Result<_>>()?;
     Ok((lab, hosts))
 }
@@ -60,12 +61,12 @@ pub(super) struct Host {
     pub(super) namespace: String,
     pub(super) files: agent::Files,
     pub(super) vms: Vec<Vm>,
-    /// Ports in each group.
-    sharing: usize,
+    pub(super) spec: Spec,
 }
 
 impl Host {
-    fn new(lab: &Lab, planned: &Fabric, name: &str, sharing: usize) -> Result<Self> {
+    fn new(lab: &Lab, planned: &Fabric, spec: Spec) -> Result<Self> {
+        let name = spec.name;
         let node = lab.fabric().node(name)?.clone();
         let files = lab.agent_files(name);
         agent::configure(lab.fabric(), &node, &files)?;
@@ -75,40 +76,43 @@ impl Host {
             files,
             vms: planned.vms_on(name).cloned().collect(),
             lab: lab.clone(),
-            // At least two groups, so that a port can get another's.
-            sharing: sharing.min(planned.vms_on(name).count() / 2).max(1),
+            spec,
         })
     }
 
-    /// Makes all taps, up, with nobody behind them.
-    pub(super) fn make_taps(&self) -> Result<()> {
+    /// Makes all taps, up, with nobody behind them; but the guest's end of the
+    /// one at `own` is `eth0` of a namespace of its own, which is returned. It
+    /// has no address and not the port's hardware address.
+    pub(super) fn make_taps(&self, own: Option<usize>) -> Result<Option<String>> {
         let shed = self.namespace_beside("shed")?;
-        // Nobody lives there: its ends of taps shall keep quiet.
-        netns::sysctl(&shed, &[("ipv6.conf.default.disable_ipv6", "1")])?;
-        let (mut links, mut here, mut there) = (String::new(), String::new(), String::new());
-        for vm in &self.vms {
-            let end = vm.tap.replace("tap", "end");
+        let guest = own.map(|_| self.namespace_beside("guest")).transpose()?;
+        let mut lines: BTreeMap<&str, String> = BTreeMap::new();
+        let mut links = String::new();
+        for (place, vm) in self.vms.iter().enumerate() {
+            let (namespace, end) = match &guest {
+                Some(guest) if own == Some(place) => (guest, "eth0".to_owned()),
+                _ => (&shed, vm.tap.replace("tap", "end")),
+            };
+            let tap = (&vm.tap, &self.namespace);
             let _ = writeln!(
                 links,
-                "link add name {end} netns {shed} address {} type veth peer name {} netns {}",
-                vm.mac, vm.tap, self.namespace
+                "link add name {end} netns {namespace} type veth peer name {} netns {}",
+                tap.0, tap.1
             );
-            let _ = writeln!(here, "link set dev {} up", vm.tap);
-            let _ = writeln!(there, "link set dev {end} up");
+            for (namespace, device) in [(namespace, &end), (tap.1, tap.0)] {
+                let lines = lines.entry(namespace).or_default();
+                let _ = writeln!(lines, "link set dev {device} up");
+            }
+        }
+        // Nobody lives there: these ends shall keep quiet.
+        for namespace in [Some(&shed), guest.as_ref()].into_iter().flatten() {
+            netns::sysctl(namespace, &[("ipv6.conf.default.disable_ipv6", "1")])?;
         }
         netns::batch(None, &links)?;
-        netns::batch(Some(&self.namespace), &here)?;
-        netns::batch(Some(&shed), &there)
-    }
-
-    /// How many groups there are.
-    pub(super) fn groups(&self) -> usize {
-        self.vms.len().div_ceil(self.sharing)
-    }
-
-    /// The number of a port's group.
-    pub(super) fn group_of(&self, place: usize) -> usize {
-        place / self.sharing
+        for (namespace, lines) in lines {
+            netns::batch(Some(namespace), &lines)?;
+        }
+        Ok(guest)
     }
 
     /// A namespace that the lab takes down with it.
@@ -118,9 +122,16 @@ impl Host {
         Ok(namespace)
     }
 
-    /// Writes the intent: each port with its group.
-    pub(super) fn write_intent(&self) -> Result<()> {
-        for (name, document) in self.documents() {
+    /// Adds lines to the agent's configuration, before it is started.
+    pub(super) fn configure(&self, lines: &str) -> Result<()> {
+        let path = self.files.config();
+        let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
+        std::fs::write(&path, text + lines).map_err(Error::file(&path))
+    }
+
+    /// Writes the intent, for the agent to find when it starts.
+    pub(super) fn write_intent(&self, intent: &Intent) -> Result<()> {
+        for (name, document) in intent.documents(&self.vms) {
             self.replace(&name, &document)?;
         }
         Ok(())
@@ -129,17 +140,6 @@ impl Host {
     /// The document that the ports' documents refer to, which is there already.
     pub(super) fn network(&self) -> Value {
         agent::network(self.lab.fabric())
-    }
-
-    /// The documents of the intent, by name.
-    pub(super) fn documents(&self) -> impl Iterator<Item = (String, Value)> {
-        let group = |number| (format!("group-{number}"), cloud::group(number));
-        let port = |(place, vm)| {
-            let groups = [cloud::own(self.group_of(place))];
-            (format!("port-{place}"), cloud::port(vm, 1, &groups))
-        };
-        let groups = (0..self.groups()).map(group);
-        groups.chain(self.vms.iter().enumerate().map(port))
     }
 
     /// Replaces a document of the intent; when it was renamed into place.
