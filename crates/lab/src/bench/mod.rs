@@ -61,13 +61,13 @@ pub enum Bench {
         #[command(flatten)]
         common: Common,
     },
-    /// One port's groups, one member, all rules of a host: how long until the
-    /// kernel has them.
+    /// What the firewall costs: how long until the kernel has one port's groups,
+    /// one member, all rules of a host; how many packets pass.
     Filter {
         /// Only these parts, with commas between.
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<filter::Part>,
-        /// So many ports share a group of ten rules.
+        /// So many ports share a group of ten rules where changes are measured.
         #[arg(long, default_value_t = 1)]
         sharing: usize,
         /// As with every bench.
