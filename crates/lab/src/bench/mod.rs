@@ -4,17 +4,20 @@
 //! * [`attach`]: from a tap that is up to a wired port, and to the first
 //!   answer through the fabric.
 //! * [`resync`]: the agent started with nothing in place, and with all.
+//! * [`filter`]: what the firewall costs, per change and per packet.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
 //! machine that does something else meanwhile. Nothing here is asserted.
 
 pub mod attach;
+pub mod filter;
 mod message;
 mod monitor;
 mod reach;
 pub mod resync;
 mod site;
 mod stats;
+mod sync;
 mod usage;
 mod wiring;
 mod writes;
@@ -54,6 +57,19 @@ pub enum Bench {
         /// The agent under test has no firewall: the wiring by itself.
         #[arg(long)]
         without_firewall: bool,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One port's groups, one member, all rules of a host: how long until the
+    /// kernel has them.
+    Filter {
+        /// Only these parts, with commas between.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<filter::Part>,
+        /// So many ports share a group of ten rules.
+        #[arg(long, default_value_t = 1)]
+        sharing: usize,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -103,6 +119,14 @@ impl Bench {
                 common,
             } => {
                 let report = resync::run(&common.agent()?, ports, fabric, !without_firewall)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Filter {
+                only,
+                sharing,
+                common,
+            } => {
+                let report = filter::run(&common.agent()?, &only, sharing)?;
                 (serde_json::to_value(report), common.json)
             }
         };
