@@ -72,9 +72,14 @@ impl Engine {
         engine
             .reconciler
             .observe_all(Instant::now(), observed.objects);
-        let host = l2isolate_plan::host::plan(&engine.config);
-        engine.reconciler.want(&Owner::Host, host);
+        engine.plan_host();
         Ok(engine)
+    }
+
+    /// Plans what is of no port, of which some depends on how many there are.
+    fn plan_host(&mut self) {
+        let host = l2isolate_plan::host::plan(self.intent.ports().len(), &self.config);
+        self.reconciler.want(&Owner::Host, host);
     }
 
     /// Has the engine drive a firewall as well. Before anything is absorbed.
@@ -124,7 +129,11 @@ impl Engine {
     /// Takes changes of the intent in. `complete`: what wasn't named until now
     /// is not there.
     pub(crate) fn absorb(&mut self, changes: Vec<(ObjectId, Change)>, complete: bool) -> Outcome {
+        let ports = self.intent.ports().len();
         let outcome = self.intent.update(changes);
+        if self.intent.ports().len() != ports {
+            self.plan_host();
+        }
         self.dirty.extend(outcome.taps.iter().copied());
         if let Some(firewall) = &mut self.firewall {
             firewall.absorb(&self.intent, &outcome);

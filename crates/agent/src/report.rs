@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use jiff::Timestamp;
 use l2isolate_model::{
     IfName, Mac, PortId,
-    desired::{Key, Target, Value},
+    desired::{Key, Knob, Target, Value},
     intent::PortEntry,
     port::BindingState,
     problem::Problem,
@@ -133,8 +133,12 @@ pub(crate) struct StatusReport {
     pub(crate) undone: u64,
     pub(crate) observations: u64,
     pub(crate) lost_events: u64,
-    /// Settings that this kernel, or this namespace, doesn't have.
+    /// Settings that this kernel, or this namespace, doesn't have or doesn't
+    /// let us change.
     pub(crate) unavailable: Vec<String>,
+    /// Absent where there is no firewall.
+    #[serde(default)]
+    pub(crate) connections: Option<ConnectionsReport>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -145,6 +149,22 @@ pub(crate) struct FirewallReport {
     pub(crate) objects: usize,
     /// How often somebody else was seen to change them.
     pub(crate) disturbed: u64,
+}
+
+/// The table of connection tracking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConnectionsReport {
+    /// How many it holds; absent if nobody tracks any.
+    pub(crate) room: Option<i64>,
+    /// How many the ports may have open all together.
+    pub(crate) allowed: i64,
+}
+
+impl ConnectionsReport {
+    /// Whether some machines can take others' room.
+    pub(crate) fn is_short(&self) -> bool {
+        self.room.is_some_and(|room| room < self.allowed)
+    }
 }
 
 /// All ports.
@@ -288,11 +308,17 @@ pub(crate) fn status(
         matches!((key, value), (Key::Route(_, m), Value::Route(Target::Device(_))) if *m == metric)
     });
     let loopbacks = engine.config().loopbacks.len();
-    let unavailable = engine
-        .reconciler()
-        .observed()
-        .iter()
-        .filter(|(_, value)| **value == Value::Unavailable);
+    let observed = engine.reconciler().observed();
+    let unavailable = observed.iter().filter_map(|(key, value)| {
+        let wanted = engine.reconciler().wanted(key);
+        match (value, wanted) {
+            (Value::Unavailable, _) => Some(key.to_string()),
+            (Value::Fixed(is), Some(Value::AtLeast(least))) if is < least => {
+                Some(format!("{key} ({value})"))
+            }
+            _ => None,
+        }
+    });
     let (observations, lost_events) = engine.observations();
     let problems: Vec<Problem> = file_problems
         .iter()
@@ -335,9 +361,22 @@ pub(crate) fn status(
         undone: totals.undone,
         observations,
         lost_events,
-        unavailable: unavailable.map(|(key, _)| key.to_string()).collect(),
+        unavailable: unavailable.collect(),
+        connections: connections(engine),
         problems,
     }
+}
+
+fn connections(engine: &Engine) -> Option<ConnectionsReport> {
+    let per_port = engine.config().connections?.per_port;
+    let ports = i64::try_from(engine.intent().ports().len()).unwrap_or(i64::MAX);
+    let observed = engine.reconciler().observed();
+    let room = match observed.get(&Key::Sysctl(Knob::ConnectionsMax, None)) {
+        Some(Value::Number(room) | Value::Fixed(room)) => Some(*room),
+        _ => None,
+    };
+    let allowed = ports.saturating_mul(per_port.into());
+    Some(ConnectionsReport { room, allowed })
 }
 
 fn stray_taps(engine: &Engine) -> Vec<IfName> {

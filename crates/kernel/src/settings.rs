@@ -119,11 +119,18 @@ fn number(path: &str) -> io::Result<i64> {
 
 /// A setting, from its file. `None`: it can't be read, or isn't a number.
 fn read(knob: Knob, device: Option<IfName>) -> Option<Value> {
-    match number(&path(knob, device)) {
+    let path = path(knob, device);
+    match number(&path) {
+        // What is one for all namespaces is writable in the first one alone.
+        Ok(number) if device.is_none() && is_fixed(&path) => Some(Value::Fixed(number)),
         Ok(number) => Some(Value::Number(number)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Some(Value::Unavailable),
         Err(_) => None,
     }
+}
+
+fn is_fixed(path: &str) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.permissions().readonly())
 }
 
 /// Writes a setting.

@@ -38,6 +38,9 @@ pub enum Value {
     Number(i64),
     /// A setting that this kernel, or this namespace, doesn't have.
     Unavailable,
+    /// A setting that can't be written here, since it is another namespace's to
+    /// decide, and what it is.
+    Fixed(i64),
     /// A setting that is wanted no smaller; a larger one is somebody's choice.
     AtLeast(i64),
     /// A hardware address: of a link, or of a permanent neighbour entry.
@@ -120,6 +123,10 @@ knobs! {
     NeighbourSoft6 = "net/ipv6/neigh/default/gc_thresh2",
     /// See [`Knob::NeighbourMax4`].
     NeighbourMax6 = "net/ipv6/neigh/default/gc_thresh3",
+    /// Connections that connection tracking knows at most.
+    ConnectionsMax = "net/netfilter/nf_conntrack_max",
+    /// Places in the table that they are found by; each stands there twice.
+    ConnectionsBuckets = "net/netfilter/nf_conntrack_buckets",
 
     /// A tap's IPv4 forwarding.
     TapForwarding4 = "net/ipv4/conf/*/forwarding",
@@ -224,6 +231,7 @@ impl fmt::Display for Value {
             Self::Number(n) => write!(f, "{n}"),
             Self::AtLeast(n) => write!(f, "at least {n}"),
             Self::Unavailable => f.write_str("not available"),
+            Self::Fixed(n) => write!(f, "fixed at {n}"),
             Self::Mac(mac) => write!(f, "{mac}"),
             Self::Mtu(mtu) => write!(f, "{mtu}"),
             Self::Up(true) => f.write_str("up"),

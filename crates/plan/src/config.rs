@@ -30,4 +30,15 @@ pub struct Config {
     pub gateway_link_local: Ipv6Addr,
     /// Whether settings of the host as a whole are ours to make.
     pub manage_host: bool,
+    /// What the table of connections is sized by; none without a firewall.
+    pub connections: Option<Connections>,
+}
+
+/// What the table of connections is sized by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// Connections that one port may have, both ways together.
+    pub per_port: u32,
+    /// Connections that there is memory for.
+    pub most: u32,
 }

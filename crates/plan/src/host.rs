@@ -2,16 +2,30 @@
 
 use l2isolate_model::desired::{Key, Knob, Objects, Target, Value};
 
-use crate::Config;
+use crate::{Config, Connections};
 
 /// Neighbour tables: entries that are never collected, the soft and the hard
 /// limit. Guests' own entries are permanent and don't count; these are for the
 /// fabric and for what guests send from link-local addresses.
 const NEIGHBOURS: (i64, i64, i64) = (4096, 8192, 16384);
 
-/// Plans the host: forwarding, equal-cost paths, and its own prefixes.
+/// How large the table of connections shall be for so many ports: for what all
+/// of them together may have open, as far as there is memory. In powers of two,
+/// since whenever it grows all that is in it is put in its place anew.
 #[must_use]
-pub fn plan(config: &Config) -> Objects {
+pub fn connection_table(ports: usize, connections: Connections) -> i64 {
+    let ports = u64::try_from(ports).unwrap_or(u64::MAX);
+    let all = ports.saturating_mul(connections.per_port.into());
+    let room = all.checked_next_power_of_two().unwrap_or(u64::MAX);
+    room.min(connections.most.into())
+        .try_into()
+        .unwrap_or(i64::MAX)
+}
+
+/// Plans the host of so many ports: forwarding, equal-cost paths, the sizes of
+/// tables, and its own prefixes.
+#[must_use]
+pub fn plan(ports: usize, config: &Config) -> Objects {
     let mut objects = Objects::new();
     if config.manage_host {
         let (min, soft, max) = NEIGHBOURS;
@@ -36,6 +50,12 @@ pub fn plan(config: &Config) -> Objects {
             ]
             .map(|(knob, value)| (Key::Sysctl(knob, None), value)),
         );
+        // As many places as entries, which is what the kernel does by itself.
+        let room = config.connections.map(|it| connection_table(ports, it));
+        objects.extend(room.filter(|room| *room > 0).into_iter().flat_map(|room| {
+            [Knob::ConnectionsBuckets, Knob::ConnectionsMax]
+                .map(|knob| (Key::Sysctl(knob, None), Value::AtLeast(room)))
+        }));
     }
     // Delivery is the local table's; in the main table the prefix stands to be
     // picked up by the routing daemon, just as the guests' are.
@@ -47,4 +67,27 @@ pub fn plan(config: &Config) -> Objects {
         ))
     }));
     objects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A table that is full refuses everybody's connections: one guest at its
+    // limit may not do that to others as long as there is memory.
+    #[test]
+    fn the_table_of_connections_holds_what_all_may_open() {
+        let connections = Connections {
+            per_port: 20_000,
+            most: 8_000_000,
+        };
+        let room = |ports| connection_table(ports, connections);
+        assert_eq!(room(0), 1);
+        for ports in [1, 7, 50, 399] {
+            let all = i64::try_from(ports).unwrap() * 20_000;
+            assert!((all..2 * all).contains(&room(ports)), "{ports} ports");
+        }
+        assert_eq!(room(1000), 8_000_000);
+        assert_eq!(room(usize::MAX), 8_000_000);
+    }
 }

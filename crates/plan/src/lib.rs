@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use l2isolate_model::{IfName, desired::Objects, intent::Intent, tap::Tap};
 
-pub use config::{Config, FLOOR_METRIC};
+pub use config::{Config, Connections, FLOOR_METRIC};
 pub use order::{KernelRules, Owner};
 
 /// A tap, and whether it carries objects of ours.
@@ -48,7 +48,7 @@ pub fn plan(intent: &Intent, taps: &BTreeMap<IfName, TapView<'_>>, config: &Conf
             tap::plan(*name, Some(view), port.map(AsRef::as_ref), config),
         )
     });
-    taps.chain([(Owner::Host, host::plan(config))])
+    taps.chain([(Owner::Host, host::plan(intent.ports().len(), config))])
         .filter(|(_, objects)| !objects.is_empty())
         .collect()
 }

@@ -60,8 +60,9 @@ impl Rules for KernelRules {
 
     fn satisfies(desired: &Value, observed: &Value) -> bool {
         match (desired, observed) {
-            // The kernel, or this kernel in this namespace, doesn't have it.
-            (_, Value::Unavailable) => true,
+            // The kernel, or this kernel in this namespace, doesn't have it, or
+            // doesn't let it be changed.
+            (_, Value::Unavailable | Value::Fixed(_)) => true,
             (Value::AtLeast(least), Value::Number(number)) => number >= least,
             _ => desired == observed,
         }

@@ -3,6 +3,7 @@
 //! Found by their configuration and by what they have put into the kernel;
 //! nothing is changed. Each finding says what will happen and what to do.
 
+mod connections;
 mod firewall;
 mod systemd;
 #[cfg(test)]
@@ -15,6 +16,8 @@ use std::{
 };
 
 use serde::Serialize;
+
+use crate::config::Config;
 
 /// Something on the host that will work against the agent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -61,6 +64,11 @@ pub(crate) fn co_tenants(host: &dyn Host) -> Vec<Finding> {
     findings.extend(firewall::dropped_forwarding(host));
     findings.extend(firewall::firewalld(host));
     findings
+}
+
+/// Limits of the configuration that the host can't hold.
+pub(crate) fn limits(host: &dyn Host, config: &Config) -> Option<Finding> {
+    connections::small_table(host, config)
 }
 
 /// Names of the files in a directory that end so; none if there is no such

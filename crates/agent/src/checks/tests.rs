@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::PathBuf};
 
 use tempfile::TempDir;
 
-use super::{Finding, Host, co_tenants};
+use super::{Finding, Host, co_tenants, limits};
 
 /// A host in a directory.
 struct Fake {
@@ -325,4 +325,35 @@ fn all_of_them_are_found_together() {
             .iter()
             .all(|f| !f.effect.is_empty() && !f.remedy.is_empty())
     );
+}
+
+/// A table that one machine can fill is named where nobody enlarges it: not if
+/// the agent will.
+#[test]
+fn a_table_of_connections_that_one_machine_fills() {
+    let config = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("[l2isolate]\n{text}")).unwrap();
+        let loaded = crate::config::load(&[file.path().to_owned()]).unwrap();
+        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+        loaded.config
+    };
+    let max = "/proc/sys/net/netfilter/nf_conntrack_max";
+    let host = Fake::new();
+    let unmanaged = "manage_host = false\nlimit_connections = 10000";
+    assert_eq!(limits(&host, &config(unmanaged)), None, "no such table");
+    host.file(max, "19999\n");
+    let finding = limits(&host, &config(unmanaged)).unwrap();
+    assert!(finding.effect.contains("20000"), "{}", finding.effect);
+    assert_eq!(limits(&host, &config("limit_connections = 10000")), None);
+    let huge = "limit_connections = 10000000\n";
+    host.file(max, "20000\n");
+    assert_eq!(limits(&host, &config(unmanaged)), None);
+    // Another namespace's to decide.
+    let mut mode = fs::metadata(host.path(max)).unwrap().permissions();
+    mode.set_readonly(true);
+    fs::set_permissions(host.path(max), mode).unwrap();
+    let finding = limits(&host, &config(huge)).unwrap();
+    assert!(finding.remedy.contains("outside"), "{}", finding.remedy);
+    assert_eq!(limits(&host, &config("firewall = false")), None);
 }

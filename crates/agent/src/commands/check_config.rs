@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{print, well};
 use crate::{
-    checks::{Finding, ThisHost, co_tenants},
+    checks::{Finding, ThisHost, co_tenants, limits},
     config,
 };
 
@@ -15,7 +15,8 @@ use crate::{
 struct Report {
     /// What is wrong with the files: place, value, what was expected.
     problems: Vec<String>,
-    /// What on this host will work against the agent.
+    /// What on this host will work against the agent, or can't hold what the
+    /// configuration allows.
     co_tenants: Vec<Finding>,
 }
 
@@ -27,7 +28,10 @@ pub(crate) fn run(files: &[PathBuf], json: bool) -> anyhow::Result<ExitCode> {
     let loaded = config::load(files)?;
     let report = Report {
         problems: loaded.problems.iter().map(ToString::to_string).collect(),
-        co_tenants: co_tenants(&ThisHost),
+        co_tenants: co_tenants(&ThisHost)
+            .into_iter()
+            .chain(limits(&ThisHost, &loaded.config))
+            .collect(),
     };
     print(&report, json, text)?;
     Ok(well(

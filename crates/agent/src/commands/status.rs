@@ -8,7 +8,7 @@ use l2isolate_model::IfName;
 use super::{print, well};
 use crate::{
     control::{Request, client},
-    report::{PortState, StatusReport},
+    report::{ConnectionsReport, PortState, StatusReport},
 };
 
 /// Asks the agent.
@@ -117,6 +117,18 @@ fn text(report: &StatusReport) -> String {
         line(
             "",
             format!("not available here: {}", report.unavailable.join(", ")),
+        );
+    }
+    if let Some(connections) = report.connections.filter(ConnectionsReport::is_short) {
+        let room = connections.room.unwrap_or_default();
+        line(
+            "SHORT",
+            format!(
+                "connection tracking holds {room} connections, and the machines may open {}: a few \
+                 of them can leave no room to the others; raise net.netfilter.nf_conntrack_max \
+                 and nf_conntrack_buckets, or lower limit_connections",
+                connections.allowed
+            ),
         );
     }
     line(

@@ -20,7 +20,11 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use ini::{Ini, Place};
 use l2isolate_model::filter::Limit;
-use l2isolate_plan::filter::{FilterConfig, Limits};
+use l2isolate_plan::{
+    Connections,
+    filter::{FilterConfig, Limits},
+};
+use nix::sys::sysinfo::sysinfo;
 pub(crate) use options::{Config, DEFAULT_SOCKET};
 use options::{HOST_NAME, OPTIONS, Reader, Spec};
 use types::Typed;
@@ -181,7 +185,16 @@ impl Config {
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
             manage_host: self.manage_host,
+            connections: self.firewall.then(|| Connections {
+                per_port: self.connections_per_port(),
+                most: connections_that_fit(memory()),
+            }),
         }
+    }
+
+    /// What one machine may have open: its own connections, and those to it.
+    pub(crate) fn connections_per_port(&self) -> u32 {
+        self.limit_connections.saturating_mul(2)
     }
 
     /// What of it the firewall is planned with.
@@ -209,6 +222,18 @@ impl Config {
             ..FilterConfig::default()
         }
     }
+}
+
+/// Connections are given an eighth of the memory; one takes some 384 bytes
+/// with all that belongs to it (`struct nf_conn` and its extensions).
+fn connections_that_fit(memory: u64) -> u32 {
+    u32::try_from(memory / 8 / 384).unwrap_or(u32::MAX)
+}
+
+/// The machine's memory in bytes.
+fn memory() -> u64 {
+    // It only fails for a wrong address.
+    sysinfo().map_or(0, |info| info.ram_total())
 }
 
 struct Lookup<'a> {

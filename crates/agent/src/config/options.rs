@@ -141,7 +141,7 @@ options! {
     ["l2isolate"] route_metric: u32 = "5", in 1..=0xff_ffff;
 
     /// Whether the agent makes the settings of the host as a whole: forwarding,
-    /// multipath hash, sizes of the neighbour tables.
+    /// multipath hash, sizes of the neighbour tables and of connection tracking's.
     ["l2isolate"] manage_host: bool = "true";
 
     /// Whether the agent enforces security groups and keeps guests to their
@@ -160,7 +160,9 @@ options! {
     /// First packets of connections from one machine, per second.
     ["l2isolate"] limit_new_connections: u32 = "2000", in 1..=1_000_000;
 
-    /// Connections of one machine at once, each way.
+    /// Connections of one machine at once, each way. With manage_host the table of
+    /// connection tracking is made large enough for all machines, with an eighth
+    /// of the memory at most.
     ["l2isolate"] limit_connections: u32 = "10000", in 1..=10_000_000;
 
     /// ARP packets from one machine, per second.

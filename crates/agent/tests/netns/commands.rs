@@ -235,3 +235,38 @@ fn check_config_finds_what_is_wrong() {
     ]);
     assert_eq!(missing.status.code(), Some(1));
 }
+
+/// Who may open more connections than the table holds can take others' room;
+/// here the table is the first namespace's to size, as in a container.
+#[test]
+fn a_table_of_connections_that_is_too_small_is_named() {
+    let mut host = Host::with("firewall = true\nlimit_connections = 10000000");
+    let one = host.guest(1);
+    host.write(&one.port);
+    host.start();
+    host.wired(&[&one.port]);
+    let path = "/proc/sys/net/netfilter/nf_conntrack_max";
+    let room = netns::inside(&host.hv, || fs::read_to_string(path).unwrap()).unwrap();
+    let room: i64 = room.trim().parse().unwrap();
+    host.until("the table is looked at", || {
+        host.status()["connections"]["room"] == room
+    });
+    host.until("it is no difference that could be mended", || {
+        host.status()["in_sync"] == true
+    });
+    let status = host.status();
+    assert_eq!(status["connections"]["allowed"], 20_000_000);
+    let unavailable = status["unavailable"].to_string();
+    assert!(
+        unavailable.contains(&format!("nf_conntrack_max (fixed at {room})")),
+        "{unavailable}"
+    );
+    let shown = text(&command(&host, "status", false).stdout);
+    assert!(shown.contains("limit_connections"), "{shown}");
+    let config = host.path("l2isolate.conf").display().to_string();
+    let checked = netns::inside(&host.hv, || {
+        run(&["check-config", "--config-file", &config])
+    });
+    let checked = text(&checked.unwrap().stdout);
+    assert!(checked.contains("nf_conntrack_max"), "{checked}");
+}

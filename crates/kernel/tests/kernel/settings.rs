@@ -53,7 +53,8 @@ fn proxy_delay_in_its_unit() {
 }
 
 /// Every setting there is can be written, in the namespace of the thread; what
-/// a namespace doesn't have is observed as unavailable and refused as absent.
+/// a namespace doesn't have is observed as unavailable and refused as absent,
+/// and what is the first one's to decide is observed as fixed and refused.
 #[test]
 fn writes_each_setting() {
     in_new_netns(|| {
@@ -71,6 +72,11 @@ fn writes_each_setting() {
                     matches!(error, l2isolate_kernel::ApplyError::Absent(_)),
                     "{error}"
                 );
+                continue;
+            }
+            if let Value::Fixed(number) = before {
+                outcome.unwrap_err();
+                assert_eq!(sysctl(&path(*knob)), number.to_string(), "{key}");
                 continue;
             }
             outcome.unwrap();

@@ -184,7 +184,7 @@ impl Intent {
     }
 
     /// All ports, by id.
-    pub fn ports(&self) -> impl Iterator<Item = (&PortId, &PortEntry)> {
+    pub fn ports(&self) -> impl ExactSizeIterator<Item = (&PortId, &PortEntry)> {
         self.ports.iter()
     }
 

@@ -9,7 +9,7 @@ use l2isolate_model::{
     intent::{Change, Intent},
     tap::Tap,
 };
-use l2isolate_plan::{Config, Desired, TapView};
+use l2isolate_plan::{Config, Connections, Desired, TapView};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -23,6 +23,10 @@ pub(crate) fn config() -> Config {
         tap_mac: "02:4c:32:49:53:4f".parse().unwrap(),
         gateway_link_local: "fe80::1".parse().unwrap(),
         manage_host: true,
+        connections: Some(Connections {
+            per_port: 20_000,
+            most: 1 << 23,
+        }),
     }
 }
 
