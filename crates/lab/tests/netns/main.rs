@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod broker;
 mod carrier;
 mod faults;
 mod fixture;
