@@ -24,6 +24,7 @@ pub mod fabric;
 pub mod lab;
 pub mod matrix;
 pub mod netns;
+pub mod neutron;
 pub mod path;
 pub mod probe;
 pub mod process;
