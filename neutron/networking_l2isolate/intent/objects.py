@@ -22,8 +22,9 @@ INCOMING = 'incoming'
 OUTGOING = 'outgoing'
 
 #: Not of an object's content: Neutron's status changes with what the agent
-#: reports, and the other two are about the reading.
-NOT_IN_DIGEST = ('digest', 'read_at', 'status')
+#: reports, its revision with that and with what no agent needs to know, and
+#: the other two are about the reading.
+NOT_IN_DIGEST = ('digest', 'read_at', 'revision', 'status')
 
 _LABEL = r'[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
 _HOST_NAME = re.compile(r'%s(\.%s)*' % (_LABEL, _LABEL))

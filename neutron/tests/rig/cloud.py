@@ -10,6 +10,7 @@ import http.server
 import itertools
 import json
 import os
+import random
 import threading
 import time
 import urllib.error
@@ -29,7 +30,8 @@ PATIENCE = 60
 
 KINDS = ('ports', 'subnets', 'groups', 'address_groups')
 
-_numbers = itertools.count()
+# From somewhere: the same Neutron may have seen these tests before.
+_numbers = itertools.count(random.randrange(60000))
 
 
 class Refused(Exception):
@@ -78,7 +80,7 @@ def show(kind, thing_id):
 def prefix4():
     """A /24 that no other test uses."""
     number = next(_numbers)
-    return '10.%d.%d.0/24' % (number // 256, number % 256)
+    return '10.%d.%d.0/24' % (number // 256 % 256, number % 256)
 
 
 def prefix6():

@@ -192,8 +192,12 @@ class HostTest(unittest.TestCase):
         port = self.db.port(network, bindings=[HERE])
         first = self.read().objects['ports'][port]
         self.change(query.Port, port, status='ACTIVE')
+        with self.db.engine.begin() as connection:
+            connection.execute(query.Attributes.__table__.update().values(
+                revision_number=99))
         second = self.read().objects['ports'][port]
-        self.assertEqual('ACTIVE', second['status'])
+        self.assertEqual(('ACTIVE', 99),
+                         (second['status'], second['revision']))
         self.assertEqual(first['digest'], second['digest'])
         self.change(query.Port, port, name='web-2')
         self.assertNotEqual(first['digest'],
