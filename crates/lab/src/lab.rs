@@ -115,6 +115,9 @@ impl Lab {
     fn build(&self) -> Result<()> {
         let fabric = self.fabric();
         let (nodes, vms) = (fabric.nodes.len(), fabric.vms.len());
+        if nodes + vms == 0 {
+            return Ok(());
+        }
         progress(&format!(
             "lab `{}`: {nodes} routers, {} links, {vms} VMs",
             self.name,

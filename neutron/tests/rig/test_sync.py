@@ -79,20 +79,20 @@ class SyncTest(unittest.TestCase):
 
         for fields, field, value in (
                 ({'admin_state_up': False}, 'admin_state_up', False),
-                ({'allowed_address_pairs': []}, 'allowed_address_pairs',
-                 None),
                 ({'extra_dhcp_opts': [{'opt_name': 'bootfile-name',
                                        'opt_value': None}]},
                  'dhcp_options', None),
                 ({'dns_name': 'web-2'}, 'hostname', 'web-2'),
                 ({'dns_name': '', 'name': 'db-1'}, 'hostname', 'db-1'),
-                ({'mac_address': 'fa:16:3e:12:34:56'}, 'mac',
-                 'fa:16:3e:12:34:56'),
                 ({'device_id': 'another'}, 'instance', 'another')):
             cloud.update('port', port['id'], **fields)
             told, = self.expect({'ports': [port['id']]})['ports']
             self.assertEqual(value, told.get(field), field)
 
+        # What is a member's is its group's as well.
+        cloud.update('port', port['id'], allowed_address_pairs=[])
+        reply = self.expect({'ports': [port['id']], 'groups': [group['id']]})
+        self.assertNotIn('allowed_address_pairs', reply['ports'][0])
         cloud.update('port', port['id'], fixed_ips=[
             {'subnet_id': self.subnet['id']},
             {'subnet_id': self.subnet['id']}])

@@ -79,7 +79,12 @@ mod tests {
         assert_eq!(parse(empty), answer(204, Value::Null));
         let text = "HTTP/1.0 500 Internal\r\n\r\noops";
         assert_eq!(parse(text), answer(500, "oops".into()));
-        for bad in ["", "HTTP/1.0 200 OK", "SSH-2.0\r\n\r\n", "HTTP/1.0 x\r\n\r\n"] {
+        for bad in [
+            "",
+            "HTTP/1.0 200 OK",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.0 x\r\n\r\n",
+        ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
     }

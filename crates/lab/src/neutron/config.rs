@@ -9,6 +9,8 @@ const POLICY: &str = r#""create_port_binding": "@"
 "get_port_binding": "@"
 "delete_port_binding": "@"
 "activate": "@"
+"create_port:binding:profile": "@"
+"update_port:binding:profile": "@"
 "#;
 
 /// Neutron reads the command line itself; gunicorn's is none of its business.

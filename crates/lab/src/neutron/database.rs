@@ -68,7 +68,10 @@ impl Database {
             .args(SERVER)
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", self.socket().display()))
-            .arg(format!("--pid-file={}", self.directory.join("pid").display()));
+            .arg(format!(
+                "--pid-file={}",
+                self.directory.join("pid").display()
+            ));
         let log = self.directory.join("log");
         let pid = process::start(server, &log)?;
         let identity = Identity::of(pid);

@@ -118,7 +118,10 @@ impl Programs {
     /// It isn't; says what is missing and how to get it.
     pub fn check(&self) -> Result<()> {
         let (server, how) = if self.is_debian() {
-            ("neutron-server", "install the Debian package neutron-server")
+            (
+                "neutron-server",
+                "install the Debian package neutron-server",
+            )
         } else {
             ("neutron-rpc-server", "run scripts/neutron-env")
         };
@@ -134,7 +137,10 @@ impl Programs {
             ),
         ] {
             if !path.exists() {
-                return Err(Error::Program(format!("{} is missing: {how}", path.display())));
+                return Err(Error::Program(format!(
+                    "{} is missing: {how}",
+                    path.display()
+                )));
             }
         }
         Ok(())

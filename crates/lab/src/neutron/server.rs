@@ -160,9 +160,9 @@ pub(super) fn wait(rig: &Rig, servers: &[Server<'_>]) -> Result<()> {
     while !answers(rig)? {
         servers.iter().try_for_each(Server::check)?;
         if Instant::now() >= end {
-            return Err(servers.first().map_or(Error::Interrupted, |server| {
-                server.failed("doesn't answer")
-            }));
+            return Err(servers
+                .first()
+                .map_or(Error::Interrupted, |server| server.failed("doesn't answer")));
         }
         process::sleep(Duration::from_millis(50))?;
     }
