@@ -6,6 +6,7 @@
 //! * [`netns`] and [`wiring`] build it in namespaces of the lab's own; nothing
 //!   else of the machine is touched.
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
+//! * [`broker`] is a RabbitMQ of a lab's or a test's own.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
@@ -15,6 +16,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod broker;
 pub mod daemon;
 pub mod demo;
 mod error;
@@ -22,6 +24,7 @@ pub mod fabric;
 pub mod lab;
 pub mod matrix;
 pub mod netns;
+pub mod neutron;
 pub mod path;
 pub mod probe;
 pub mod process;
