@@ -10,6 +10,7 @@ mod control;
 mod engine;
 mod firewall;
 mod flows;
+mod guests;
 mod logging;
 mod report;
 mod run;

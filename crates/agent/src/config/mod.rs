@@ -20,7 +20,10 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use ini::{Ini, Place};
 use l2isolate_model::filter::Limit;
-use l2isolate_plan::filter::{FilterConfig, Limits};
+use l2isolate_plan::{
+    filter::{FilterConfig, Limits},
+    guest::{GuestConfig, Known},
+};
 pub(crate) use options::{Config, DEFAULT_SOCKET};
 use options::{HOST_NAME, OPTIONS, Reader, Spec};
 use types::Typed;
@@ -180,7 +183,22 @@ impl Config {
             loopbacks: self.loopbacks.clone(),
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
+            dhcp: self.dhcp,
             manage_host: self.manage_host,
+        }
+    }
+
+    /// What of it guests' services are planned with; `known` is what dnsmasq
+    /// knows of options.
+    pub(crate) fn guest(&self, known: Known) -> GuestConfig {
+        GuestConfig {
+            dhcp: self.dhcp,
+            ipv6: self.ipv6_services,
+            dns: self.dns_servers.0.clone(),
+            domain: self.dhcp_domain.0.clone(),
+            lifetime: u32::try_from(self.dhcp_lease_time.as_secs()).unwrap_or(u32::MAX),
+            metadata: self.allow_metadata,
+            known,
         }
     }
 
