@@ -17,6 +17,7 @@ pub mod agent;
 pub mod bench;
 pub mod daemon;
 pub mod demo;
+pub mod dhcp;
 mod error;
 pub mod fabric;
 pub mod lab;

@@ -366,6 +366,8 @@ fn routine(line: &str) -> bool {
         "not using configured address",
         "log entries lost",
         "DHCP packet received on",
+        // No tap is there yet.
+        "does not currently exist",
     ];
     line.trim().is_empty() || ROUTINE.iter().any(|part| line.contains(part))
 }

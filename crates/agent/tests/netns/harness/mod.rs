@@ -18,6 +18,7 @@ mod random;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -26,10 +27,14 @@ use l2isolate_lab::{
     netns,
     room::{self, Room},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 pub(crate) use agent::{Agent, run};
-pub(crate) use arp::{Arp, advertise_router};
+pub(crate) use arp::{Arp, advertise_router, packets};
 pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
@@ -79,6 +84,11 @@ impl Host {
         Self::within(room::whole(), "")
     }
 
+    /// The same with further lines for the agent's `[l2isolate]`.
+    pub(crate) fn crowded_with(options: &str) -> Self {
+        Self::within(room::whole(), options)
+    }
+
     fn within(room: Room, options: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -105,13 +115,22 @@ impl Host {
             true => "",
             false => "firewall = false\n",
         };
+        // Nor do they ask for anything.
+        let services = match options.contains("dhcp") {
+            true => "",
+            false => "dhcp = false\nipv6_services = false\n",
+        };
         let config = format!(
             "[DEFAULT]\nhost = hv1\n[l2isolate]\nintent_directory = {}\nstate_directory = {}\n\
-             socket = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\nlog_level = debug\n{firewall}{options}\n",
+             socket = {}\nguest_directory = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\n\
+             log_level = debug\n{firewall}{services}{options}\n",
             host.intent().display(),
             host.path("state").display(),
             host.socket().display(),
+            host.path("guest").display(),
         );
+        // dnsmasq runs as a user of its own, and reads below it.
+        fs::set_permissions(host.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(host.path("l2isolate.conf"), config).unwrap();
         host
     }
@@ -173,6 +192,12 @@ impl Host {
     pub(crate) fn tap(&self, name: &str, namespace: &str, peer: &str) {
         let veth = format!("link add {name} type veth peer name {peer} netns {namespace}\n");
         netns::batch(Some(&self.hv), &veth).unwrap();
+    }
+
+    /// All processes in the hypervisor.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let pids = netns::ip(&self.hv, &["netns", "pids", &self.hv]).unwrap_or_default();
+        pids.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// Runs `ip` in the hypervisor; the arguments are parted by spaces.
@@ -332,6 +357,10 @@ impl Drop for Host {
             }
         }
         drop(self.agent.take());
+        // It outlives its agent, and would outlive its namespace.
+        for pid in self.processes() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         if let Err(error) = netns::delete(&self.namespaces) {
             eprintln!("{error}");
         }
