@@ -4,11 +4,7 @@
 //! Each runs with a copy of /etc and a host name of its own, so that what it
 //! does to the machine is done to the guest alone.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use l2isolate_lab::netns;
 use nix::{
