@@ -231,12 +231,13 @@ impl Server {
 
     /// Has it read its files anew, if it has to and it is time.
     pub(crate) fn reread(&mut self, now: Instant, hosts: usize) {
-        if self.reread_due(hosts).is_none_or(|due| due > now) {
+        let Some(running) = self.running.as_ref().filter(|_| self.forgetful) else {
+            return;
+        };
+        if self.reread.is_some_and(|last| last + pause(hosts) > now) {
             return;
         }
-        if let Some(running) = &self.running
-            && running.process.signal(Signal::SIGHUP)
-        {
+        if running.process.signal(Signal::SIGHUP) {
             debug!("dnsmasq reads its files anew");
             self.forgetful = false;
             self.reread = Some(now);
@@ -244,12 +245,10 @@ impl Server {
         }
     }
 
-    /// When it is to read its files anew.
+    /// When it is to read its files anew, if that has to wait.
     pub(crate) fn reread_due(&self, hosts: usize) -> Option<Instant> {
         self.running.as_ref().filter(|_| self.forgetful)?;
-        let each = REREAD_EACH * u32::try_from(hosts).unwrap_or(u32::MAX);
-        let last = self.reread.map(|last| last + REREAD + each);
-        Some(last.unwrap_or_else(Instant::now))
+        self.reread.map(|last| last + pause(hosts))
     }
 
     /// Looks at the process: is it there, and does it do its work?
@@ -347,6 +346,11 @@ impl Server {
     pub(crate) fn rereads(&self) -> u64 {
         self.rereads
     }
+}
+
+/// Between two SIGHUPs.
+fn pause(hosts: usize) -> Duration {
+    REREAD + REREAD_EACH * u32::try_from(hosts).unwrap_or(u32::MAX)
 }
 
 /// A line that says nothing new.

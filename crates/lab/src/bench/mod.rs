@@ -4,11 +4,13 @@
 //! * [`attach`]: from a tap that is up to a wired port, and to the first
 //!   answer through the fabric.
 //! * [`resync`]: the agent started with nothing in place, and with all.
+//! * [`guest`]: what guests get from their own hypervisor, and how soon.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
 //! machine that does something else meanwhile. Nothing here is asserted.
 
 pub mod attach;
+pub mod guest;
 mod message;
 mod monitor;
 mod reach;
@@ -58,6 +60,16 @@ pub enum Bench {
         #[command(flatten)]
         common: Common,
     },
+    /// Guests boot, all at once and one by one: how long until they have their
+    /// leases.
+    Guest {
+        /// How many at once.
+        #[arg(long, default_value_t = 300)]
+        ports: usize,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 /// Options of every bench.
@@ -103,6 +115,10 @@ impl Bench {
                 common,
             } => {
                 let report = resync::run(&common.agent()?, ports, fabric, !without_firewall)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Guest { ports, common } => {
+                let report = guest::run(&common.agent()?, ports)?;
                 (serde_json::to_value(report), common.json)
             }
         };

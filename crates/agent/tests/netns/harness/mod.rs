@@ -20,6 +20,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -196,8 +197,7 @@ impl Host {
 
     /// All processes in the hypervisor.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        let pids = netns::ip(&self.hv, &["netns", "pids", &self.hv]).unwrap_or_default();
-        pids.lines().filter_map(|pid| pid.parse().ok()).collect()
+        processes(&self.hv)
     }
 
     /// Runs `ip` in the hypervisor; the arguments are parted by spaces.
@@ -357,14 +357,26 @@ impl Drop for Host {
             }
         }
         drop(self.agent.take());
-        // It outlives its agent, and would outlive its namespace.
-        for pid in self.processes() {
+        // dnsmasq outlives its agent, clients their commands; and all of them
+        // would outlive their namespaces.
+        for pid in self.namespaces.iter().flat_map(|name| processes(name)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         if let Err(error) = netns::delete(&self.namespaces) {
             eprintln!("{error}");
         }
     }
+}
+
+/// All processes in a namespace.
+fn processes(namespace: &str) -> Vec<i32> {
+    // Not inside: then it would be one of them.
+    let output = Command::new("ip")
+        .args(["netns", "pids", namespace])
+        .output();
+    let output = output.map(|output| output.stdout).unwrap_or_default();
+    let pids = String::from_utf8_lossy(&output);
+    pids.lines().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// A wait that ends, with a pause at each look at it.
