@@ -158,7 +158,19 @@ struct Guest<'a> {
     done: bool,
 }
 
-impl Guest<'_> {
+impl<'a> Guest<'a> {
+    /// One on its device, in the namespace of the calling thread.
+    fn open(vm: &'a Vm) -> Result<Self> {
+        let client = Client::open_here(&end(vm, false), mac(vm)?);
+        Ok(Self {
+            vm,
+            client: client.map_err(Error::io("opening a DHCP client"))?,
+            asked: None,
+            offer: None,
+            done: false,
+        })
+    }
+
     /// Asks, or asks again.
     fn ask(&mut self, now: Instant) {
         if self.done
@@ -197,18 +209,10 @@ impl Guest<'_> {
 /// Boots all of them; how long until the last one has its lease.
 fn all_at_once(site: &Site, vms: &[&Vm]) -> Result<Duration> {
     let namespace = site.guest_namespace(vms.first().ok_or_else(|| missing(Vec::new()))?, false);
-    let open = || -> Result<Vec<Guest<'_>>> {
-        let one = |vm: &&_| -> Result<Guest<'_>> {
-            let client = Client::open_here(&end(vm, false), mac(vm)?);
-            Ok(Guest {
-                vm,
-                client: client.map_err(Error::io("opening a DHCP client"))?,
-                asked: None,
-                offer: None,
-                done: false,
-            })
-        };
-        vms.iter().map(one).collect()
+    let open = || {
+        vms.iter()
+            .map(|vm| Guest::open(vm))
+            .collect::<Result<Vec<_>>>()
     };
     let mut guests = netns::inside(&namespace, open)??;
     let started = Instant::now();
