@@ -12,8 +12,7 @@ use std::io::Write as _;
 
 use l2isolate_model::guest::{Key, Name, Objects, Service, Value};
 
-/// Everybody may read what is no secret; the metadata proxy's files may hold
-/// some, and its directory is made for it (see `Files::new`).
+/// Programs with users of their own read them; nothing in them is secret.
 const DIRECTORY: u32 = 0o755;
 const FILE: u32 = 0o644;
 

@@ -8,8 +8,7 @@ use l2isolate_model::guest::ipv6::{Answers, Dhcp};
 
 use super::{
     Local,
-    frame::{Address, CLIENT, Packet, SERVER, array, dhcpv6},
-    nd,
+    frame::{Address, Packet, SERVER, array, dhcpv6},
 };
 
 /// All relay agents and servers (RFC 8415, 7.1).
@@ -122,7 +121,6 @@ pub(super) fn answer(local: &Local, answers: &Answers, packet: &Packet<'_>) -> O
         return None;
     }
     let length = usize::from(u16::from_be_bytes(array(packet.payload, 4)?));
-    debug_assert_eq!(CLIENT, 546);
     let request = packet.payload.get(8..length)?;
     let message = reply(local, dhcp, request)?;
     let to = Address {
@@ -274,7 +272,7 @@ fn further(answer: &mut Answer, dhcp: &Dhcp, options: &[u8]) {
     if let Some(name) = dhcp.name.as_ref().filter(|_| asks) {
         // No flags: nobody updates DNS here (RFC 4704, 4.1).
         let mut content = vec![0];
-        content.extend(nd::wire(name));
+        content.extend_from_slice(name);
         answer.put(option::CLIENT_FQDN, &content);
     }
 }

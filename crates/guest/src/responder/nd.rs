@@ -98,24 +98,13 @@ fn advertisement(local: &Local, router: &Router, to: Address) -> Vec<u8> {
         message.extend(router.dns.iter().flat_map(Ipv6Addr::octets));
     }
     if let Some(domain) = &router.domain {
-        let mut name = wire(domain);
+        let mut name = domain.to_vec();
         name.resize(name.len().next_multiple_of(8), 0);
         message.extend([31, u8::try_from(1 + name.len() / 8).unwrap_or(1), 0, 0]);
         message.extend(valid);
         message.extend(name);
     }
     icmpv6(local.address(), to, message)
-}
-
-/// A domain name in labels (RFC 1035, section 3.1).
-pub(super) fn wire(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(name.len() + 2);
-    for label in name.split('.').filter(|label| !label.is_empty()) {
-        bytes.push(u8::try_from(label.len()).unwrap_or(0));
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.push(0);
-    bytes
 }
 
 /// The answer to a neighbour solicitation: here, whoever it is.

@@ -55,7 +55,7 @@ fn answers() -> Answers {
             valid: 86400,
             mtu: 1450,
             dns: vec![ip("2001:db8::53"), ip("2001:db8::54")],
-            domain: Some("example.org".into()),
+            domain: Some((*b"\x07example\x03org\0").into()),
         }),
         dhcp: Some(Dhcp {
             addresses: vec![ip(OWN)],
@@ -64,7 +64,7 @@ fn answers() -> Answers {
                 (23, ip("2001:db8::53").octets().to_vec().into()),
                 (59, b"http://boot".to_vec().into()),
             ],
-            name: Some("web-1.example.org".into()),
+            name: Some((*b"\x05web-1\x07example\x03org\0").into()),
         }),
     }
 }

@@ -41,8 +41,9 @@ pub struct Router {
     pub mtu: u32,
     /// Name servers in order (RFC 8106).
     pub dns: Vec<Ipv6Addr>,
-    /// Where the guest looks for short names (RFC 8106).
-    pub domain: Option<Arc<str>>,
+    /// Where the guest looks for short names (RFC 8106), in labels as on the
+    /// wire.
+    pub domain: Option<Arc<[u8]>>,
 }
 
 /// What a DHCPv6 client gets.
@@ -55,6 +56,6 @@ pub struct Dhcp {
     /// Option codes with their content, as on the wire.
     pub options: Vec<(u16, Arc<[u8]>)>,
     /// Host name, with domain if there is one, for clients that ask for it
-    /// (RFC 4704).
-    pub name: Option<Arc<str>>,
+    /// (RFC 4704); in labels as on the wire.
+    pub name: Option<Arc<[u8]>>,
 }

@@ -14,7 +14,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
 };
 
 use ipnet::{IpNet, Ipv6Net};
@@ -118,7 +117,10 @@ fn router(
         valid: config.lifetime,
         mtu: port.port.mtu,
         dns: servers(announced().map(|(_, subnet, _)| subnet), config),
-        domain: config.domain.as_deref().map(Arc::from),
+        domain: config
+            .domain
+            .as_deref()
+            .map(|domain| name::wire(domain).into()),
     })
 }
 
@@ -167,6 +169,6 @@ fn dhcp(
             .into_iter()
             .map(|(code, value)| (code, value.into()))
             .collect(),
-        name: name.map(Arc::from),
+        name: name.map(|name| name::wire(&name).into()),
     })
 }
