@@ -14,10 +14,10 @@ use std::{
 };
 
 use anyhow::Context;
-use l2isolate_kernel::nft::{Count, Nft};
+use l2isolate_kernel::nft::Nft;
 use l2isolate_model::{
     IfName,
-    filter::{Item, Key, Name, Objects, Table, Value},
+    filter::{Item, Key, Objects, Value},
     intent::{Intent, Outcome},
     problem::Problem,
 };
@@ -25,7 +25,7 @@ use l2isolate_plan::filter::{Counters, FilterConfig, FilterRules, Owner, Plan, P
 use l2isolate_reconcile::{Change, Reconciler};
 use tracing::{debug, error, info, warn};
 
-use crate::flows::Flows;
+use crate::{counts::Counts, flows::Flows};
 
 /// Transactions in one go; more are due to errors, or to somebody who fights us.
 const ROUNDS: usize = 4;
@@ -110,8 +110,11 @@ impl Firewall {
         let before: Vec<Problem> = self.planner.problems().cloned().collect();
         for (owner, plan) in self.planner.update(intent, outcome) {
             if let Some(flows) = &mut self.flows {
-                match &owner {
-                    Owner::Tap(tap) => flows.port(*tap, intent.on_tap(*tap)),
+                match (&owner, &plan) {
+                    (Owner::Tap(tap), _) => flows.port(*tap, intent.on_tap(*tap)),
+                    (Owner::Members(_), Plan::But(changes)) => {
+                        flows.members_changed(changes);
+                    }
                     _ => {
                         for tap in self.planner.taps_judged_by(&owner) {
                             flows.judged_anew(tap);
@@ -224,12 +227,16 @@ impl Firewall {
         self.reconciler.due(now)
     }
 
-    /// What the taps' counters counted.
-    pub(crate) fn counters(&mut self) -> BTreeMap<(Table, Name), Count> {
-        self.nft.counters().unwrap_or_else(|problem| {
+    /// What was counted.
+    pub(crate) fn counters(&mut self) -> Counts {
+        let counted = self.nft.counters().unwrap_or_else(|problem| {
             warn!(%problem, "the firewall's counters can't be read");
             BTreeMap::new()
-        })
+        });
+        Counts {
+            names: Counters::of(self.planner.config()),
+            counted,
+        }
     }
 
     /// What is wanted, or of it what one tap and its groups want.
@@ -238,6 +245,9 @@ impl Firewall {
             (None, _) => true,
             (Some((tap, _)), Owner::Tap(name)) => *name == tap,
             (Some((_, groups)), Owner::Group(id) | Owner::Members(id)) => groups.contains(id),
+            (Some((tap, _)), Owner::Profile(_)) => {
+                self.planner.taps_judged_by(owner).contains(&tap)
+            }
             (Some(_), Owner::Base | Owner::Addresses(_)) => false,
         };
         let wanted = self
@@ -247,11 +257,6 @@ impl Firewall {
         wanted
             .map(|(key, value, _)| (key.clone(), value.clone()))
             .collect()
-    }
-
-    /// The names of a tap's counters.
-    pub(crate) fn names(tap: IfName) -> Counters {
-        Counters::of(tap)
     }
 }
 

@@ -15,7 +15,11 @@ use std::{
 use anyhow::Context;
 use ipnet::IpNet;
 use l2isolate_kernel::conntrack::{Conntrack, Flow};
-use l2isolate_model::{IfName, port::CheckedPort};
+use l2isolate_model::{
+    IfName,
+    filter::{Item, Key, Value},
+    port::CheckedPort,
+};
 use l2isolate_plan::filter::{FilterRules, Packet, Taps, sources, would_begin};
 use l2isolate_reconcile::Reconciler;
 use tracing::{debug, info, warn};
@@ -95,6 +99,16 @@ impl Flows {
     pub(crate) fn judged_anew(&mut self, tap: IfName) {
         if let Some(port) = self.known.get(&tap).cloned() {
             self.suspect(&port);
+        }
+    }
+
+    /// Addresses went from a set of peers, or came: of the flows that go on by
+    /// now only those of an address that went could be refused.
+    pub(crate) fn members_changed(&mut self, changes: &[(Key, Option<Value>)]) {
+        for (key, value) in changes {
+            if let (Key::Element(_, _, Item::Address(address)), None) = (key, value) {
+                self.suspects.addresses.insert(*address);
+            }
         }
     }
 

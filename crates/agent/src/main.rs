@@ -7,6 +7,7 @@ mod checks;
 mod commands;
 mod config;
 mod control;
+mod counts;
 mod engine;
 mod firewall;
 mod flows;

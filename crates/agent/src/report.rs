@@ -6,11 +6,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
-use l2isolate_kernel::nft::Count;
 use l2isolate_model::{
     IfName, Mac, PortId,
     desired::{Key, Target, Value},
-    filter::{Name, Table},
     intent::PortEntry,
     port::BindingState,
     problem::Problem,
@@ -19,7 +17,12 @@ use l2isolate_plan::{KernelRules, Owner, filter, guest};
 use l2isolate_reconcile::{Difference, Rules};
 use serde::{Deserialize, Serialize};
 
-use crate::{engine::Engine, firewall::Firewall, guests::Guests};
+use crate::{
+    counts::{Counts, PortCounters},
+    engine::Engine,
+    firewall::Firewall,
+    guests::Guests,
+};
 
 /// What a port has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,79 +62,6 @@ pub(crate) struct PortReport {
     pub(crate) differences: Vec<DifferenceReport>,
     /// What is wrong with the intent of it.
     pub(crate) problems: Vec<Problem>,
-}
-
-/// What the firewall counted at a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PortCounters {
-    /// What the guest sent.
-    pub(crate) egress: Counted,
-    /// What was sent to it.
-    pub(crate) ingress: Counted,
-}
-
-/// Packets one way, by what became of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Counted {
-    pub(crate) accepted: Packets,
-    /// By rules, or by the lack of one.
-    pub(crate) dropped: Packets,
-    /// From addresses that aren't the guest's.
-    pub(crate) spoofed: Packets,
-    /// Over a limit.
-    pub(crate) limited: Packets,
-}
-
-/// Packets and their bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Packets {
-    pub(crate) packets: u64,
-    pub(crate) bytes: u64,
-}
-
-impl From<Count> for Packets {
-    fn from(Count { packets, bytes }: Count) -> Self {
-        Self { packets, bytes }
-    }
-}
-
-/// All counters of the firewall.
-pub(crate) type Counts = BTreeMap<(Table, Name), Count>;
-
-/// A tap's counters: accepted is what isn't any of the others.
-fn counters(tap: IfName, counts: &Counts) -> Option<PortCounters> {
-    let names = Firewall::names(tap);
-    let one = |table, name: &Name| counts.get(&(table, Name::clone(name))).copied();
-    let inet = |name: &Name| one(Table::Inet, name).unwrap_or_default();
-    let both = |name: &Name| {
-        let arp = one(Table::Arp, name).unwrap_or_default();
-        let inet = inet(name);
-        Count {
-            packets: inet.packets + arp.packets,
-            bytes: inet.bytes + arp.bytes,
-        }
-    };
-    let less = |all: Count, part: Count| Count {
-        packets: all.packets.saturating_sub(part.packets),
-        bytes: all.bytes.saturating_sub(part.bytes),
-    };
-    let way = |all: &Name, dropped: &Name, limited: &Name| {
-        let accepted = less(less(inet(all), inet(dropped)), inet(limited));
-        Counted {
-            accepted: accepted.into(),
-            dropped: inet(dropped).into(),
-            spoofed: Packets::default(),
-            limited: both(limited).into(),
-        }
-    };
-    one(Table::Inet, &names.from)?;
-    Some(PortCounters {
-        egress: Counted {
-            spoofed: both(&names.spoofed).into(),
-            ..way(&names.from, &names.from_dropped, &names.from_limited)
-        },
-        ingress: way(&names.to, &names.to_dropped, &names.to_limited),
-    })
 }
 
 /// One object that isn't as it should be.
@@ -247,14 +177,14 @@ pub(crate) struct SolicitationsReport {
 }
 
 /// All ports.
-pub(crate) fn ports(engine: &Engine, counts: &Counts) -> Vec<PortReport> {
+pub(crate) fn ports(engine: &Engine, counts: Option<&Counts>) -> Vec<PortReport> {
     engine
         .intent()
         .ports()
         .map(|(id, entry)| {
             let report = port(engine, id, entry);
             let tap = report.tap.filter(|_| entry.effective().is_some());
-            let counters = tap.and_then(|tap| counters(tap, counts));
+            let counters = tap.zip(counts).and_then(|(tap, counts)| counts.of(tap));
             PortReport { counters, ..report }
         })
         .collect()

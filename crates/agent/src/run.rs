@@ -236,8 +236,8 @@ impl Agent {
                 serde_json::to_value(status)
             }
             Request::Ports => {
-                let counters = self.engine.firewall_mut().map(Firewall::counters);
-                serde_json::to_value(report::ports(&self.engine, &counters.unwrap_or_default()))
+                let counts = self.engine.firewall_mut().map(Firewall::counters);
+                serde_json::to_value(report::ports(&self.engine, counts.as_ref()))
             }
             Request::ShowNft { port } => match self.show_nft(port.as_ref()) {
                 Ok(text) => serde_json::to_value(text),

@@ -196,39 +196,42 @@ fn ini(node: &Node, files: &Files) -> String {
     )
 }
 
-/// The document with the ports of `vms`.
+/// The document with the ports of `vms`, each in the group that lets everything
+/// pass.
 #[must_use]
 pub fn ports(vms: &[&Vm]) -> Value {
-    let ports: Vec<Value> = vms
-        .iter()
-        .map(|vm| {
-            json!({
-                "id": vm.port,
-                "revision": 1,
-                "created": CREATED,
-                "tap": vm.tap,
-                "mac": vm.mac,
-                "addresses": [
-                    {"address": vm.address4, "subnet": SUBNET4},
-                    {"address": vm.address6, "subnet": SUBNET6},
-                ],
-                "mtu": 1500,
-                "admin_state_up": true,
-                "project": PROJECT,
-                "instance": vm.port,
-                "hostname": vm.name,
-                "port_security": true,
-                "groups": [GROUP],
-                "binding": {"state": "active"},
-            })
-        })
-        .collect();
+    let ports: Vec<Value> = vms.iter().map(|vm| port(vm, 1, &[GROUP])).collect();
     json!({"version": 1, "ports": ports})
+}
+
+/// One port, in these groups.
+#[must_use]
+pub fn port(vm: &Vm, revision: u64, groups: &[impl AsRef<str>]) -> Value {
+    let groups: Vec<&str> = groups.iter().map(AsRef::as_ref).collect();
+    json!({
+        "id": vm.port,
+        "revision": revision,
+        "created": CREATED,
+        "tap": vm.tap,
+        "mac": vm.mac,
+        "addresses": [
+            {"address": vm.address4, "subnet": SUBNET4},
+            {"address": vm.address6, "subnet": SUBNET6},
+        ],
+        "mtu": 1500,
+        "admin_state_up": true,
+        "project": PROJECT,
+        "instance": vm.port,
+        "hostname": vm.name,
+        "port_security": true,
+        "groups": groups,
+        "binding": {"state": "active"},
+    })
 }
 
 /// The document with what the ports refer to: both subnets and one group that
 /// lets everything pass.
-fn network(fabric: &Fabric) -> Value {
+pub(crate) fn network(fabric: &Fabric) -> Value {
     let rules: Vec<Value> = ["ingress", "egress"]
         .into_iter()
         .flat_map(|direction| {

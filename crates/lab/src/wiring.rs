@@ -150,7 +150,7 @@ fn router_lines(node: &Node) -> String {
     for interface in &node.interfaces {
         let _ = writeln!(lines, "link set dev {} up", interface.peer);
     }
-    if node.role == Role::Hypervisor {
+    if node.role == Role::Hypervisor && !node.interfaces.is_empty() {
         let mut hops4 = String::new();
         let mut hops6 = String::new();
         for i in &node.interfaces {

@@ -74,7 +74,7 @@ impl<'a> Iterator for Options<'a> {
     }
 }
 
-fn find<'a>(options: &'a [u8], code: u16) -> Option<&'a [u8]> {
+fn find(options: &[u8], code: u16) -> Option<&[u8]> {
     Options(options)
         .find(|(found, _)| *found == code)
         .map(|(_, content)| content)

@@ -173,7 +173,7 @@ fn there_is_one_association() {
 #[test]
 fn only_information_is_given_where_that_is_asked() {
     let asked = option(6, &[0, 23, 0, 39]);
-    let (kind, options) = parsed(&ask(&message(11, &[asked.clone()])).unwrap());
+    let (kind, options) = parsed(&ask(&message(11, std::slice::from_ref(&asked))).unwrap());
     assert_eq!(kind, 7);
     assert_eq!(find(&options, 23).unwrap(), ip("2001:db8::53").octets());
     assert_eq!(
@@ -205,7 +205,7 @@ fn what_isnt_for_us_gets_no_answer() {
     let ia = association(&[OWN]);
     let silent = [
         message(1, &[client(), us.clone(), ia.clone()]),
-        message(1, &[ia.clone()]),
+        message(1, std::slice::from_ref(&ia)),
         message(3, &[client(), ia.clone()]),
         message(3, &[client(), them.clone(), ia.clone()]),
         message(5, &[client(), them.clone(), ia.clone()]),

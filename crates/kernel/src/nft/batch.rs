@@ -5,14 +5,20 @@
 //! kernel's checks: what is used must exist, what is deleted must not be used,
 //! and a range may only be added when those that it overlaps are gone.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::{BTreeMap, BTreeSet};
 
 use l2isolate_model::filter::{
-    Chain, Family, Hook, Item, Key, Name, Objects, Place, SetType, TABLE, Table, Value, Verdict,
+    Chain, Hook, Item, Key, Name, Objects, Place, SetType, TABLE, Table, Value, Verdict,
 };
 use l2isolate_reconcile::Change;
 
-use super::{attribute::Writer, compile::compile, expression::verdict, uapi::*};
+use super::{
+    attribute::Writer,
+    compile::compile,
+    expression::Expression,
+    set::{Count, said, write_item, write_type},
+    uapi::*,
+};
 
 /// Bytes of elements in one message, below the limit of 64 KiB with room for
 /// the last one.
@@ -38,11 +44,13 @@ pub(crate) fn family(table: Table) -> u8 {
     }
 }
 
-/// Makes the messages. `observed` is what is in the kernel; `single` puts each
-/// element into a message of its own, so that an error names it.
+/// Makes the messages. `observed` is what is in the kernel, and `counted` what
+/// elements have counted that are replaced; `single` puts each element into a
+/// message of its own, so that an error names it.
 pub(crate) fn batch(
     changes: &[(usize, &Change<Key, Value>)],
     observed: &Objects,
+    counted: &BTreeMap<Key, Count>,
     single: bool,
 ) -> Vec<Message> {
     let mut build = Builder {
@@ -76,6 +84,10 @@ pub(crate) fn batch(
         })
         .collect();
 
+    let made: BTreeMap<Key, SetType> = sets()
+        .filter_map(|(_, key, value)| Some((key.clone(), set_type(value)?)))
+        .collect();
+
     for (index, key, value) in sets() {
         if let (Key::Table(table), Value::Table { owned }) = (key, value) {
             build.table(index, *table, *owned);
@@ -86,14 +98,14 @@ pub(crate) fn batch(
             && !dying.contains(&(*table, set))
             && !dead.contains(table)
         {
-            build.element(DELETE, index, *table, set, *item, None);
+            build.element(DELETE, index, (*table, set, *item), None, &[]);
         }
     }
     for (index, key, value) in sets() {
         if let (Key::Element(table, set, item), Value::Element(_)) = (key, value)
             && observed.contains_key(key)
         {
-            build.element(DELETE, index, *table, set, *item, None);
+            build.element(DELETE, index, (*table, set, *item), None, &[]);
         }
     }
     for (index, key, value) in sets() {
@@ -108,7 +120,14 @@ pub(crate) fn batch(
     }
     for (index, key, value) in sets() {
         if let (Key::Element(table, set, item), Value::Element(verdict)) = (key, value) {
-            build.element(ADD, index, *table, set, *item, verdict.as_ref());
+            let named = Key::Set(*table, Name::clone(set));
+            let kind = made
+                .get(&named)
+                .copied()
+                .or_else(|| set_type(observed.get(&named)?));
+            let count = counted.get(key).copied();
+            let said = kind.map_or_else(Vec::new, |kind| said(kind, count));
+            build.element(ADD, index, (*table, set, *item), verdict.as_ref(), &said);
         }
     }
     for (index, key, value) in sets() {
@@ -140,6 +159,13 @@ pub(crate) fn batch(
         }
     }
     build.messages
+}
+
+fn set_type(value: &Value) -> Option<SetType> {
+    match value {
+        Value::Set(kind) => Some(*kind),
+        _ => None,
+    }
 }
 
 /// What is done with elements, and with which flags.
@@ -206,17 +232,10 @@ impl Builder {
     fn set(&mut self, index: usize, table: Table, name: &str, kind: SetType) {
         self.set_id += 1;
         let id = self.set_id;
-        let layout = Layout::of(kind);
         self.push(msg::NEWSET, NLM_F_REPLACE_OR_CREATE, index, table, |to| {
             to.string(NFTA_SET_NAME, name);
-            to.be32(NFTA_SET_FLAGS, layout.flags);
-            to.be32(NFTA_SET_KEY_TYPE, layout.key);
-            to.be32(NFTA_SET_KEY_LEN, layout.length);
-            if layout.flags & NFT_SET_MAP != 0 {
-                to.be32(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
-            }
             to.be32(NFTA_SET_ID, id);
-            to.bytes(NFTA_SET_USERDATA, &layout.userdata());
+            write_type(to, kind);
         });
     }
 
@@ -273,13 +292,12 @@ impl Builder {
         &mut self,
         (kind, flags): (u16, u16),
         index: usize,
-        table: Table,
-        set: &Name,
-        item: Item,
+        (table, set, item): (Table, &Name, Item),
         verdict: Option<&Verdict>,
+        said: &[Expression],
     ) {
         let mut elements = Writer::default();
-        write_item(&mut elements, item, verdict);
+        write_item(&mut elements, item, verdict, said);
         let elements = elements.finish();
         let mut head = Writer::default();
         head.string(NFTA_TABLE, TABLE);
@@ -319,44 +337,6 @@ impl Builder {
     }
 }
 
-/// How nftables sees a type of set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Layout {
-    pub(crate) flags: u32,
-    pub(crate) key: u32,
-    pub(crate) length: u32,
-}
-
-impl Layout {
-    pub(crate) fn of(kind: SetType) -> Self {
-        let address = |family| match family {
-            Family::V4 => (datatype::IPADDR, 4),
-            Family::V6 => (datatype::IP6ADDR, 16),
-        };
-        let (flags, (key, length)) = match kind {
-            SetType::Verdicts => (NFT_SET_MAP, (datatype::IFNAME, 16)),
-            SetType::Ports => (NFT_SET_INTERVAL, (datatype::INET_SERVICE, 2)),
-            SetType::Addresses(family) => (0, address(family)),
-            SetType::Ranges(family) => (NFT_SET_INTERVAL, address(family)),
-        };
-        Self { flags, key, length }
-    }
-
-    /// The byte order of the key, without which `nft` lists names of devices
-    /// as nothing: NFTNL_UDATA_SET_KEYBYTEORDER, four bytes, 1 the host's, 2
-    /// the network's.
-    fn userdata(self) -> [u8; 6] {
-        [
-            0,
-            4,
-            if self.key == datatype::IFNAME { 1 } else { 2 },
-            0,
-            0,
-            0,
-        ]
-    }
-}
-
 /// The number of a place.
 pub(crate) fn hook_number(table: Table, place: Place) -> u32 {
     match (table, place) {
@@ -368,51 +348,4 @@ pub(crate) fn hook_number(table: Table, place: Place) -> u32 {
         (Table::Arp, Place::Output) => hook::ARP_OUT,
         (Table::Arp, _) => hook::ARP_IN,
     }
-}
-
-fn write_item(to: &mut Writer, item: Item, value: Option<&Verdict>) {
-    let octets = |address| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    match item {
-        Item::Device(name) => {
-            let mut key = name.as_str().as_bytes().to_vec();
-            key.resize(16, 0);
-            element(to, &key, value, false);
-        }
-        Item::Ports(first, last) => {
-            element(to, &first.to_be_bytes(), None, false);
-            if let Some(end) = last.checked_add(1) {
-                element(to, &end.to_be_bytes(), None, true);
-            }
-        }
-        Item::Address(address) => element(to, &octets(address), None, false),
-        Item::Addresses(first, last) => {
-            element(to, &octets(first), None, false);
-            let end = match last {
-                IpAddr::V4(v4) => v4.to_bits().checked_add(1).map(|n| IpAddr::V4(n.into())),
-                IpAddr::V6(v6) => v6.to_bits().checked_add(1).map(|n| IpAddr::V6(n.into())),
-            };
-            if let Some(end) = end {
-                element(to, &octets(end), None, true);
-            }
-        }
-    }
-}
-
-fn element(to: &mut Writer, key: &[u8], value: Option<&Verdict>, end: bool) {
-    to.nest(NFTA_LIST_ELEM, |to| {
-        to.nest(NFTA_SET_ELEM_KEY, |to| to.bytes(NFTA_DATA_VALUE, key));
-        if end {
-            to.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
-        }
-        if let Some(value) = value {
-            to.nest(NFTA_SET_ELEM_DATA, |to| match value {
-                Verdict::Accept => verdict(to, NF_ACCEPT, None),
-                Verdict::Drop => verdict(to, NF_DROP, None),
-                Verdict::Jump(chain) => verdict(to, NFT_JUMP, Some(chain)),
-            });
-        }
-    });
 }

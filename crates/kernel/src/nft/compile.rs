@@ -10,11 +10,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use l2isolate_model::{
     IfName, Mac,
-    filter::{Family, Limit, Name, Rule, Side, Term, Way},
+    filter::{Family, Name, Rule, Side, Term, Way},
 };
 
 use super::{
-    expression::{Expression, base, ct, meta, op},
+    expression::{Expression, REGISTER, REGISTER_16, REGISTER_24, base, ct, meta, op},
     uapi::{NF_ACCEPT, NF_DROP, NFPROTO_IPV4, NFPROTO_IPV6, NFT_JUMP},
 };
 
@@ -54,6 +54,17 @@ fn payload(base: u32, offset: u32, length: u32) -> Expression {
         base,
         offset,
         length,
+        register: REGISTER,
+    }
+}
+
+/// A part of a key behind the device's name, which has the first sixteen bytes.
+fn part(base: u32, (offset, length): (u32, u32), register: u32) -> Expression {
+    Expression::Payload {
+        base,
+        offset,
+        length,
+        register,
     }
 }
 
@@ -81,6 +92,40 @@ fn one(term: &Term, out: &mut Vec<Expression>) {
             out.extend([device(*way), equal(prefix.as_str().as_bytes())]);
         }
         Term::Dispatch(way, map) => out.extend([device(*way), lookup(map, true)]),
+        Term::DeviceIn(way, set) => out.extend([device(*way), lookup(set, false)]),
+        Term::DestinationIn(family, set) => {
+            let field = address_field(*family, Side::Destination);
+            out.extend([
+                device(Way::In),
+                part(base::NETWORK, field, REGISTER_16),
+                lookup(set, false),
+            ]);
+        }
+        Term::SourceIn(family, set) => {
+            let field = address_field(*family, Side::Source);
+            out.extend([
+                Expression::Meta(meta::IIFTYPE),
+                equal(&ETHERNET.to_ne_bytes()),
+                device(Way::In),
+                part(base::LINK, (ETHER_SOURCE, 6), REGISTER_16),
+                part(base::NETWORK, field, REGISTER_24),
+                lookup(set, false),
+            ]);
+        }
+        Term::ArpSourceIn(set) => out.extend([
+            Expression::Meta(meta::IIFTYPE),
+            equal(&ETHERNET.to_ne_bytes()),
+            device(Way::In),
+            part(base::LINK, (ETHER_SOURCE, 6), REGISTER_16),
+            part(base::NETWORK, (ARP_ADDRESS, 4), REGISTER_24),
+            lookup(set, false),
+        ]),
+        Term::ArpSenderIn(set) => out.extend([
+            device(Way::In),
+            part(base::NETWORK, (ARP_MAC, 6), REGISTER_16),
+            part(base::NETWORK, (ARP_ADDRESS, 4), REGISTER_24),
+            lookup(set, false),
+        ]),
         Term::Family(family) => {
             let number = match family {
                 Family::V4 => NFPROTO_IPV4,
@@ -130,9 +175,6 @@ fn one(term: &Term, out: &mut Vec<Expression>) {
         Term::Known => bits(ct::STATE, KNOWN, op::NEQ, out),
         Term::Unknown => bits(ct::STATE, KNOWN, op::EQ, out),
         Term::New => bits(ct::STATUS, CONFIRMED, op::EQ, out),
-        Term::Over(limit) => out.push(bucket(*limit, true)),
-        Term::Within(limit) => out.push(bucket(*limit, false)),
-        Term::Connections(count) => out.push(Expression::Connections(*count)),
         Term::ArpMac(mac) => out.extend([payload(base::NETWORK, ARP_MAC, 6), equal(&mac.bytes())]),
         Term::ArpAddress(net) => prefix(ARP_ADDRESS, *net, out),
         Term::Count(name) => out.push(Expression::Counter(name.to_string())),
@@ -145,14 +187,6 @@ fn one(term: &Term, out: &mut Vec<Expression>) {
         Term::Accept => out.push(Expression::Verdict(NF_ACCEPT, None)),
         Term::Drop => out.push(Expression::Verdict(NF_DROP, None)),
         Term::Jump(chain) => out.push(Expression::Verdict(NFT_JUMP, Some(chain.to_string()))),
-    }
-}
-
-fn bucket(limit: Limit, over: bool) -> Expression {
-    Expression::Limit {
-        rate: limit.rate.into(),
-        burst: limit.burst,
-        over,
     }
 }
 
@@ -214,6 +248,20 @@ fn next(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term,
         [
             E::Meta(meta::IIFTYPE),
             E::Compare(op::EQ, _),
+            E::Meta(meta::IIFNAME),
+            ..,
+        ] => key(rest.get(2..)?, family, arp).map(|(term, used)| (term, used + 2))?,
+        [
+            E::Meta(meta::IIFNAME),
+            E::Payload {
+                register: REGISTER_16,
+                ..
+            },
+            ..,
+        ] => key(rest, family, arp)?,
+        [
+            E::Meta(meta::IIFTYPE),
+            E::Compare(op::EQ, _),
             E::Payload {
                 base: base::LINK, ..
             },
@@ -231,7 +279,15 @@ fn next(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term,
                     let name: IfName = std::str::from_utf8(bytes).ok()?.parse().ok()?;
                     (Term::DevicePrefix(way, name), 2)
                 }
-                E::Lookup { set, verdict: true } => (Term::Dispatch(way, set.as_str().into()), 2),
+                E::Lookup { set, verdict } => {
+                    let set = set.as_str().into();
+                    let term = if *verdict {
+                        Term::Dispatch(way, set)
+                    } else {
+                        Term::DeviceIn(way, set)
+                    };
+                    (term, 2)
+                }
                 _ => return None,
             }
         }
@@ -248,6 +304,7 @@ fn next(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term,
             E::Payload {
                 base: base::NETWORK,
                 offset,
+                register: REGISTER,
                 ..
             },
             tail @ ..,
@@ -257,6 +314,7 @@ fn next(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term,
                 base: base::TRANSPORT,
                 offset,
                 length,
+                register: REGISTER,
             },
             tail @ ..,
         ] => transport(*offset, *length, tail, family)?,
@@ -269,21 +327,6 @@ fn next(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term,
                 _ => return None,
             }
         }
-        [E::Limit { rate, burst, over }, ..] => {
-            let limit = Limit {
-                rate: u32::try_from(*rate).ok()?,
-                burst: *burst,
-            };
-            (
-                if *over {
-                    Term::Over(limit)
-                } else {
-                    Term::Within(limit)
-                },
-                1,
-            )
-        }
-        [E::Connections(count), ..] => (Term::Connections(*count), 1),
         [E::Counter(name), ..] => (Term::Count(name.as_str().into()), 1),
         [E::Log { group, prefix }, ..] => (Term::Log(*group, prefix.as_str().into()), 1),
         [E::Verdict(NF_ACCEPT, None), ..] => (Term::Accept, 1),
@@ -292,6 +335,28 @@ fn next(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term,
         _ => return None,
     };
     Some(term)
+}
+
+/// A key of several parts, which begins with the device's name.
+fn key(rest: &[Expression], family: Option<Family>, arp: bool) -> Option<(Term, usize)> {
+    use Expression as E;
+    let [_, E::Payload { base: of, .. }, tail @ ..] = rest else {
+        return None;
+    };
+    let name = |set: &String| set.as_str().into();
+    match tail {
+        [E::Lookup { set, .. }, ..] => Some((Term::DestinationIn(family?, name(set)), 3)),
+        [E::Payload { .. }, E::Lookup { set, .. }, ..] => {
+            let term = match (arp, *of) {
+                (false, base::LINK) => Term::SourceIn(family?, name(set)),
+                (true, base::LINK) => Term::ArpSourceIn(name(set)),
+                (true, base::NETWORK) => Term::ArpSenderIn(name(set)),
+                _ => return None,
+            };
+            Some((term, 4))
+        }
+        _ => None,
+    }
 }
 
 fn hardware(bytes: &[u8]) -> Option<Mac> {
@@ -428,7 +493,6 @@ mod tests {
         let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
         let side = prop_oneof![Just(Side::Source), Just(Side::Destination)];
         let name = "[a-z][a-z0-9./_-]{0,40}".prop_map(|name| Name::from(name.as_str()));
-        let limit = (any::<u32>(), any::<u32>()).prop_map(|(rate, burst)| Limit { rate, burst });
         family.prop_flat_map(move |family| {
             let address = (side.clone(), net(family == Family::V4))
                 .prop_map(|(side, net)| Term::Address(side, net));
@@ -445,9 +509,11 @@ mod tests {
                 any::<(u8, u8)>().prop_map(move |(kind, code)| Term::IcmpCode(family, kind, code)),
                 any::<(u8, u8)>()
                     .prop_map(move |(first, last)| Term::IcmpTypes(family, first, last)),
-                limit.clone().prop_map(Term::Over),
-                limit.clone().prop_map(Term::Within),
-                any::<u32>().prop_map(Term::Connections),
+                name.clone().prop_map(|set| Term::DeviceIn(Way::Out, set)),
+                name.clone()
+                    .prop_map(move |set| Term::SourceIn(family, set)),
+                name.clone()
+                    .prop_map(move |set| Term::DestinationIn(family, set)),
                 name.clone().prop_map(Term::Count),
                 (any::<u16>(), name.clone()).prop_map(|(group, prefix)| Term::Log(group, prefix)),
                 name.clone().prop_map(Term::Jump),

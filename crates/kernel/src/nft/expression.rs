@@ -1,7 +1,7 @@
 //! The kernel's instructions, those that we use, to and from attributes.
 //!
-//! Every rule works in the one register, so no instruction names another.
-//! Reading is strict: an instruction that has anything more to it than what is
+//! A rule works in the first register; only keys of several parts go on behind
+//! it. Reading is strict: an instruction that has anything more to it than what is
 //! written here isn't one of ours, and reads as `None`.
 
 use super::{
@@ -14,8 +14,12 @@ use super::{
 use crate::wire::Attributes;
 
 /// NFT_REG_1, sixteen bytes; and the register of the verdict.
-const REGISTER: u32 = 1;
+pub(crate) const REGISTER: u32 = 1;
 const VERDICT: u32 = 0;
+/// Where the parts of a key go that stand 16 and 24 bytes behind the first
+/// register, as the kernel numbers them: NFT_REG_2 and NFT_REG32_06.
+pub(crate) const REGISTER_16: u32 = 2;
+pub(crate) const REGISTER_24: u32 = 14;
 
 /// Keys of `meta`.
 pub(crate) mod meta {
@@ -55,6 +59,7 @@ pub(crate) enum Expression {
         base: u32,
         offset: u32,
         length: u32,
+        register: u32,
     },
     /// A key of `ct`.
     Ct(u32),
@@ -70,7 +75,10 @@ pub(crate) enum Expression {
         over: bool,
     },
     Connections(u32),
+    /// Count in a counter that has a name.
     Counter(String),
+    /// Count here, from this many bytes and packets on.
+    Count(u64, u64),
     Log {
         group: u16,
         prefix: String,
@@ -97,6 +105,7 @@ impl Expression {
             Self::Limit { .. } => "limit",
             Self::Connections(_) => "connlimit",
             Self::Counter(_) => "objref",
+            Self::Count(..) => "counter",
             Self::Log { .. } => "log",
             Self::Verdict(..) => "immediate",
         }
@@ -113,8 +122,9 @@ impl Expression {
                 base,
                 offset,
                 length,
+                register,
             } => {
-                to.be32(1, REGISTER);
+                to.be32(1, *register);
                 to.be32(2, *base);
                 to.be32(3, *offset);
                 to.be32(4, *length);
@@ -157,6 +167,10 @@ impl Expression {
                 to.be32(1, COUNTER);
                 to.string(2, name);
             }
+            Self::Count(bytes, packets) => {
+                to.be64(1, *bytes);
+                to.be64(2, *packets);
+            }
             Self::Log { group, prefix } => {
                 to.bytes(1, &group.to_be_bytes());
                 to.string(2, prefix);
@@ -189,14 +203,12 @@ impl Expression {
                 register(1)?;
                 Some(Self::Meta(number(2)?))
             }
-            "payload" => {
-                register(1)?;
-                Some(Self::Payload {
-                    base: number(2)?,
-                    offset: number(3)?,
-                    length: number(4)?,
-                })
-            }
+            "payload" => Some(Self::Payload {
+                base: number(2)?,
+                offset: number(3)?,
+                length: number(4)?,
+                register: number(1)?,
+            }),
             "ct" => {
                 register(1)?;
                 let key = number(2)?;
@@ -244,6 +256,7 @@ impl Expression {
             }
             "connlimit" => (number(2)? == OVER).then_some(Self::Connections(number(1)?)),
             "objref" => (number(1)? == COUNTER).then_some(Self::Counter(string(2)?)),
+            "counter" => Some(Self::Count(long(1)?, long(2)?)),
             "log" => {
                 let group = data.value(1)?.try_into().ok().map(u16::from_be_bytes)?;
                 Some(Self::Log {

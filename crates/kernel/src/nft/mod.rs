@@ -20,6 +20,7 @@ mod channel;
 mod compile;
 mod expression;
 mod observe;
+mod set;
 pub mod text;
 mod uapi;
 
@@ -39,7 +40,8 @@ use crate::{
     error::{ApplyError, Error, Refusal},
     wire::Messages,
 };
-pub use observe::Count;
+pub use observe::Counted;
+pub use set::Count;
 
 /// Tries of one batch, each without what was refused before.
 const TRIES: usize = 8;
@@ -88,21 +90,41 @@ impl Nft {
         observe::observe(&mut self.channel)
     }
 
-    /// What the counters of our tables counted.
+    /// What all counters of our tables counted: those with names, and those of
+    /// devices in maps and sets.
     ///
     /// # Errors
     /// The kernel doesn't answer.
-    pub fn counters(&mut self) -> Result<BTreeMap<(Table, Name), Count>, Error> {
+    pub fn counters(&mut self) -> Result<BTreeMap<Counted, Count>, Error> {
         let mut all = BTreeMap::new();
         for table in Table::ALL {
-            let counters = observe::counters(&mut self.channel, table)?;
-            all.extend(
-                counters
-                    .into_iter()
-                    .map(|(name, count)| ((table, name), count)),
-            );
+            observe::counters(&mut self.channel, table, &mut all)?;
         }
         Ok(all)
+    }
+
+    /// What elements have counted that changes replace: their successors go on
+    /// from there.
+    fn counted(
+        &mut self,
+        changes: &[Change<Key, Value>],
+        observed: &Objects,
+    ) -> BTreeMap<Key, Count> {
+        let counting = |key: &Key| match key {
+            Key::Element(table, set, _) if observed.contains_key(key) => {
+                match observed.get(&Key::Set(*table, Name::clone(set))) {
+                    Some(Value::Set(kind)) if set::counts(*kind) => Some(*kind),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        let replaced = changes.iter().filter_map(|change| match change {
+            Change::Set(key, _) => Some((key, counting(key)?)),
+            Change::Delete(_) => None,
+        });
+        // Whoever can't be asked begins anew: a count is worth no more.
+        observe::counted(&mut self.channel, replaced).unwrap_or_default()
     }
 
     /// Takes in what has happened; says whether somebody else changed our
@@ -133,6 +155,7 @@ impl Nft {
         let mut left: BTreeMap<usize, &Change<Key, Value>> = changes.iter().enumerate().collect();
         let mut refused: BTreeMap<usize, ApplyError> = BTreeMap::new();
         let mut single = false;
+        let counted = self.counted(changes, observed);
         for _ in 0..TRIES {
             if left.is_empty() {
                 break;
@@ -141,7 +164,7 @@ impl Nft {
                 .iter()
                 .map(|(index, change)| (*index, *change))
                 .collect();
-            let messages = batch::batch(&batch, observed, single);
+            let messages = batch::batch(&batch, observed, &counted, single);
             match self.channel.transact(&messages) {
                 Ok(()) => {
                     left.clear();

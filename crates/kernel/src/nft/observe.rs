@@ -3,33 +3,26 @@
 //! What doesn't read as something that we write is [`Value::Foreign`]: it
 //! differs from all that can be wanted, and is put right like any difference.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
-use l2isolate_model::filter::{
-    Chain, Family, Hook, Item, Key, Name, Objects, Place, SetType, TABLE, Table, Value, Verdict,
+use l2isolate_model::{
+    IfName,
+    filter::{Chain, Hook, Item, Key, Name, Objects, Place, SetType, TABLE, Table, Value},
 };
 
 use super::{
-    attribute::{be32, be64, text},
-    batch::{Layout, family, hook_number},
+    attribute::{Writer, be32, be64, text},
+    batch::{family, hook_number},
     channel::Channel,
     compile::raise,
-    expression::{Expression, read_verdict},
+    expression::Expression,
+    set::{self, Count},
     uapi::*,
 };
 use crate::{
     error::Error,
     wire::{Attributes, Message, Messages},
 };
-
-/// What a counter counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes, from the network header on.
-    pub bytes: u64,
-}
 
 /// Reads everything in our tables.
 pub(crate) fn observe(channel: &mut Channel) -> Result<Objects, Error> {
@@ -46,22 +39,87 @@ pub(crate) fn observe(channel: &mut Channel) -> Result<Objects, Error> {
     Ok(objects)
 }
 
-/// Reads the counters of a table.
+/// What counts: a counter by its name, or a map's or set's element for a device.
+pub type Counted = (Table, Name, Option<IfName>);
+
+/// Reads all counters of a table.
 pub(crate) fn counters(
     channel: &mut Channel,
     table: Table,
-) -> Result<BTreeMap<Name, Count>, Error> {
-    let dump = channel.dump(
-        "listing counters",
-        msg::GETOBJ,
-        family(table),
-        &[(NFTA_TABLE, TABLE)],
-    )?;
-    let read = |attributes: Attributes<'_>| {
-        let (name, count) = counter(&attributes)?;
-        Some((name, count?))
-    };
-    Ok(objects_of(&dump, msg::NEWOBJ).filter_map(read).collect())
+    all: &mut BTreeMap<Counted, Count>,
+) -> Result<(), Error> {
+    let of_table = [(NFTA_TABLE, TABLE)];
+    let dump = channel.dump("listing counters", msg::GETOBJ, family(table), &of_table)?;
+    for attributes in objects_of(&dump, msg::NEWOBJ) {
+        if let Some((name, Some(count))) = counter(&attributes) {
+            all.insert((table, name, None), count);
+        }
+    }
+    let dump = channel.dump("listing sets", msg::GETSET, family(table), &of_table)?;
+    for attributes in objects_of(&dump, msg::NEWSET) {
+        let name = attributes.value(NFTA_SET_NAME).and_then(text);
+        let kind = set::read_type(&attributes).filter(|kind| set::counts(*kind));
+        let (Some(name), Some(kind)) = (name, kind) else {
+            continue;
+        };
+        let name = Name::from(name);
+        for (item, _, count) in elements(channel, table, &name, kind)? {
+            if let (Item::Device(device), Some(count)) = (item, count) {
+                all.insert((table, Name::clone(&name), Some(device)), count);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What elements have counted so far, where they count at all.
+pub(crate) fn counted<'a>(
+    channel: &mut Channel,
+    keys: impl Iterator<Item = (&'a Key, SetType)>,
+) -> Result<BTreeMap<Key, Count>, Error> {
+    let mut all = BTreeMap::new();
+    for (key, kind) in keys {
+        let Key::Element(table, set, item) = key else {
+            continue;
+        };
+        let mut body = Writer::default();
+        body.string(NFTA_TABLE, TABLE);
+        body.string(NFTA_SET_ELEM_LIST_SET, set);
+        body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |to| {
+            set::write_item(to, *item, None, &[]);
+        });
+        let answer = channel.get(
+            "reading an element",
+            msg::GETSETELEM,
+            family(*table),
+            &body.finish(),
+        )?;
+        let found = set::read_items(lists(&answer), kind);
+        if let Some((_, _, Some(count))) = found.first() {
+            all.insert(key.clone(), *count);
+        }
+    }
+    Ok(all)
+}
+
+fn elements(
+    channel: &mut Channel,
+    table: Table,
+    set: &str,
+    kind: SetType,
+) -> Result<Vec<(Item, Value, Option<Count>)>, Error> {
+    let of_set = [(NFTA_TABLE, TABLE), (NFTA_SET_ELEM_LIST_SET, set)];
+    let dump = channel.dump("listing elements", msg::GETSETELEM, family(table), &of_set)?;
+    Ok(set::read_items(lists(&dump), kind))
+}
+
+/// Lists of elements.
+fn lists(dump: &[u8]) -> impl Iterator<Item = Attributes<'_>> {
+    objects_of(dump, msg::NEWSETELEM).filter_map(|attributes| {
+        attributes
+            .value(NFTA_SET_ELEM_LIST_ELEMENTS)
+            .map(Attributes)
+    })
 }
 
 /// The messages of one kind, of our table.
@@ -148,14 +206,12 @@ fn read_table(channel: &mut Channel, table: Table, objects: &mut Objects) -> Res
         let Some(name) = attributes.value(NFTA_SET_NAME).and_then(text) else {
             continue;
         };
-        let kind = set_type(&attributes);
-        let key = Key::Set(table, name.into());
+        let kind = set::read_type(&attributes);
+        let name = Name::from(name);
+        let key = Key::Set(table, Name::clone(&name));
         objects.insert(key, kind.map_or(Value::Foreign, Value::Set));
         if let Some(kind) = kind {
-            let of_set = [(NFTA_TABLE, TABLE), (NFTA_SET_ELEM_LIST_SET, name)];
-            let dump = channel.dump("listing elements", msg::GETSETELEM, number, &of_set)?;
-            let name: Name = name.into();
-            for (item, value) in elements(&dump, kind) {
+            for (item, value, _) in elements(channel, table, &name, kind)? {
                 objects.insert(Key::Element(table, Name::clone(&name), item), value);
             }
         }
@@ -223,127 +279,19 @@ fn rule(expressions: &[u8], table: Table) -> Option<Vec<l2isolate_model::filter:
     raise(&list?, table == Table::Arp)
 }
 
-fn set_type(attributes: &Attributes<'_>) -> Option<SetType> {
-    let number = |kind| attributes.value(kind).and_then(be32);
-    let layout = Layout {
-        flags: number(NFTA_SET_FLAGS).unwrap_or(0),
-        key: number(NFTA_SET_KEY_TYPE)?,
-        length: number(NFTA_SET_KEY_LEN)?,
-    };
-    let [v4, v6] = Family::ALL;
-    [
-        SetType::Verdicts,
-        SetType::Ports,
-        SetType::Addresses(v4),
-        SetType::Addresses(v6),
-        SetType::Ranges(v4),
-        SetType::Ranges(v6),
-    ]
-    .into_iter()
-    .find(|kind| Layout::of(*kind) == layout)
-}
-
-/// The elements of a set. Ranges come as their beginnings and what follows
-/// their ends, in any order.
-fn elements(dump: &[u8], kind: SetType) -> Vec<(Item, Value)> {
-    let mut plain = Vec::new();
-    let mut marks: Vec<(u128, bool)> = Vec::new();
-    for attributes in objects_of(dump, msg::NEWSETELEM) {
-        let list = attributes
-            .value(NFTA_SET_ELEM_LIST_ELEMENTS)
-            .unwrap_or_default();
-        for (_, element) in Attributes(list) {
-            let element = Attributes(element);
-            let Some(key) = element.value(NFTA_SET_ELEM_KEY) else {
-                continue;
-            };
-            let Some(key) = Attributes(key).value(NFTA_DATA_VALUE) else {
-                continue;
-            };
-            let flags = element
-                .value(NFTA_SET_ELEM_FLAGS)
-                .and_then(be32)
-                .unwrap_or(0);
-            match kind {
-                SetType::Verdicts => {
-                    let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
-                    let name = std::str::from_utf8(name)
-                        .ok()
-                        .and_then(|name| name.parse().ok());
-                    let value = element.value(NFTA_SET_ELEM_DATA).and_then(read_verdict);
-                    let value = value.and_then(map_verdict);
-                    let value = value.map_or(Value::Foreign, |v| Value::Element(Some(v)));
-                    plain.extend(name.map(|name| (Item::Device(name), value)));
-                }
-                SetType::Addresses(family) => {
-                    let address = address(family, number(key));
-                    plain.push((Item::Address(address), Value::Element(None)));
-                }
-                SetType::Ports | SetType::Ranges(_) => {
-                    marks.push((number(key), flags & NFT_SET_ELEM_INTERVAL_END == 0));
-                }
-            }
-        }
-    }
-    let top = match kind {
-        SetType::Ports => u128::from(u16::MAX),
-        SetType::Ranges(Family::V4) => u128::from(u32::MAX),
-        _ => u128::MAX,
-    };
-    let item = |first: u128, last: u128| match kind {
-        SetType::Ranges(family) => Item::Addresses(address(family, first), address(family, last)),
-        _ => {
-            let port = |n: u128| u16::try_from(n).unwrap_or(u16::MAX);
-            Item::Ports(port(first), port(last))
-        }
-    };
-    // An end stands before the beginning of the next range at the same place.
-    marks.sort_unstable();
-    let mut begun = None;
-    for (place, begins) in marks {
-        let range = begun
-            .take()
-            .map(|first| item(first, place.saturating_sub(1)));
-        plain.extend(range.map(|item| (item, Value::Element(None))));
-        if begins {
-            begun = Some(place);
-        }
-    }
-    plain.extend(begun.map(|first| (item(first, top), Value::Element(None))));
-    plain
-}
-
-fn map_verdict((code, chain): (i32, Option<String>)) -> Option<Verdict> {
-    match (code, chain) {
-        (NF_ACCEPT, None) => Some(Verdict::Accept),
-        (NF_DROP, None) => Some(Verdict::Drop),
-        (NFT_JUMP, Some(chain)) => Some(Verdict::Jump(chain.into())),
-        _ => None,
-    }
-}
-
-/// A key's bytes as a number; what is longer than any key is cut.
-fn number(key: &[u8]) -> u128 {
-    key.iter()
-        .take(16)
-        .fold(0, |number, byte| number << 8 | u128::from(*byte))
-}
-
-fn address(family: Family, number: u128) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into()),
-        Family::V6 => IpAddr::V6(number.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use l2isolate_model::filter::{Each, Family};
     use proptest::prelude::*;
 
     use super::*;
 
-    const KINDS: [SetType; 6] = [
-        SetType::Verdicts,
+    const KINDS: [SetType; 10] = [
+        SetType::Verdicts { counted: true },
+        SetType::Verdicts { counted: false },
+        SetType::Devices(Each::Connections(5)),
+        SetType::DeviceAddresses(Family::V6),
+        SetType::Sources(Family::V4),
         SetType::Ports,
         SetType::Addresses(Family::V4),
         SetType::Addresses(Family::V6),
@@ -370,10 +318,10 @@ mod tests {
                         let _ = chain(table, &attributes);
                         let _ = rule(message.body, table);
                     }
-                    let _ = (counter(&attributes), set_type(&attributes), table_flags(&attributes));
+                    let _ = (counter(&attributes), set::read_type(&attributes), table_flags(&attributes));
                 }
                 for kind in KINDS {
-                    let _ = elements(bytes, kind);
+                    let _ = set::read_items(lists(bytes), kind);
                 }
             }
         }

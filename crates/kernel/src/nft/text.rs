@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use l2isolate_model::filter::{
-    Chain, Family, Item, Key, Limit, Name, Objects, SetType, Side, TABLE, Table, Term, Value, Way,
+    Chain, Each, Family, Item, Key, Limit, Name, Objects, SetType, Side, TABLE, Table, Term, Value,
+    Way,
 };
 
 /// Renders objects. Owner and persist flags are left out: no version of `nft`
@@ -36,7 +37,7 @@ pub fn render(objects: &Objects) -> String {
                 && !objects.contains_key(&Key::Set(table, Name::clone(set)))
             {
                 let family = table.family();
-                let item = element(*item, value);
+                let item = element(*item, value, None);
                 line(
                     &mut out,
                     0,
@@ -54,19 +55,37 @@ fn line(out: &mut String, depth: usize, text: &str) {
 }
 
 fn set(out: &mut String, objects: &Objects, table: Table, name: &Name, kind: SetType) {
-    let (word, of, flags) = match kind {
-        SetType::Verdicts => ("map", "ifname : verdict", ""),
-        SetType::Ports => ("set", "inet_service", " flags interval;"),
-        SetType::Addresses(Family::V4) => ("set", "ipv4_addr", ""),
-        SetType::Addresses(Family::V6) => ("set", "ipv6_addr", ""),
-        SetType::Ranges(Family::V4) => ("set", "ipv4_addr", " flags interval;"),
-        SetType::Ranges(Family::V6) => ("set", "ipv6_addr", " flags interval;"),
+    let address = |family| match family {
+        Family::V4 => "ipv4_addr",
+        Family::V6 => "ipv6_addr",
     };
-    let mut text = format!("{word} {name} {{ type {of};{flags}");
+    let interval = " flags interval;".to_owned();
+    let (word, of, more) = match kind {
+        SetType::Verdicts { counted } => {
+            let counter = if counted { " counter;" } else { "" };
+            ("map", "ifname : verdict".to_owned(), counter.to_owned())
+        }
+        SetType::Devices(each) => ("set", "ifname".to_owned(), format!(" {};", of_each(each))),
+        SetType::DeviceAddresses(family) => (
+            "set",
+            format!("ifname . {}", address(family)),
+            String::new(),
+        ),
+        SetType::Sources(family) => {
+            let of = format!("ifname . ether_addr . {}", address(family));
+            ("set", of, String::new())
+        }
+        SetType::Ports => ("set", "inet_service".to_owned(), interval),
+        SetType::Addresses(family) => ("set", address(family).to_owned(), String::new()),
+        SetType::Ranges(family) => ("set", address(family).to_owned(), interval),
+    };
+    let mut text = format!("{word} {name} {{ type {of};{more}");
     let elements: Vec<String> = objects
         .iter()
         .filter_map(|(key, value)| match key {
-            Key::Element(t, set, item) if *t == table && set == name => Some(element(*item, value)),
+            Key::Element(t, set, item) if *t == table && set == name => {
+                Some(element(*item, value, Some(kind)))
+            }
             _ => None,
         })
         .collect();
@@ -77,14 +96,23 @@ fn set(out: &mut String, objects: &Objects, table: Table, name: &Name, kind: Set
     line(out, 1, &text);
 }
 
-fn element(item: Item, value: &Value) -> String {
+/// An element of a set that is of this kind, if that is known. Those that count
+/// connections say so themselves (`set.rs` tells why).
+fn element(item: Item, value: &Value, kind: Option<SetType>) -> String {
     let item = match item {
         Item::Device(name) => format!("\"{name}\""),
+        Item::DeviceAddress(name, address) => format!("\"{name}\" . {address}"),
+        Item::Source(name, mac, address) => format!("\"{name}\" . {mac} . {address}"),
         _ => item.to_string(),
     };
     match value {
         Value::Element(Some(verdict)) => format!("{item} : {verdict}"),
-        _ => item,
+        _ => match kind {
+            Some(SetType::Devices(each @ Each::Connections(_))) => {
+                format!("{item} {}", of_each(each))
+            }
+            _ => item,
+        },
     }
 }
 
@@ -133,10 +161,30 @@ fn rate(limit: Limit) -> String {
     format!("{}/second burst {} packets", limit.rate, limit.burst)
 }
 
+fn of_each(each: Each) -> String {
+    match each {
+        Each::Count => "counter".to_owned(),
+        Each::Over(limit) => format!("limit rate over {} counter", rate(limit)),
+        Each::Within(limit) => format!("limit rate {}", rate(limit)),
+        Each::Connections(most) => format!("ct count over {most} counter"),
+    }
+}
+
 fn term(term: &Term) -> String {
     match term {
         Term::DevicePrefix(way, prefix) => format!("{} \"{prefix}*\"", device(*way)),
         Term::Dispatch(way, map) => format!("{} vmap @{map}", device(*way)),
+        Term::DeviceIn(way, set) => format!("{} @{set}", device(*way)),
+        Term::DestinationIn(family, set) => {
+            let destination = address(*family, Side::Destination);
+            format!("iifname . {destination} @{set}")
+        }
+        Term::SourceIn(family, set) => {
+            let source = address(*family, Side::Source);
+            format!("iifname . ether saddr . {source} @{set}")
+        }
+        Term::ArpSourceIn(set) => format!("iifname . ether saddr . arp saddr ip @{set}"),
+        Term::ArpSenderIn(set) => format!("iifname . arp saddr ether . arp saddr ip @{set}"),
         Term::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
         Term::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
         Term::Protocol(number) => format!("meta l4proto {number}"),
@@ -161,9 +209,6 @@ fn term(term: &Term) -> String {
         Term::Known => "ct state established,related".to_owned(),
         Term::Unknown => "ct state & (established | related) == 0".to_owned(),
         Term::New => "ct status & confirmed == 0".to_owned(),
-        Term::Over(limit) => format!("limit rate over {}", rate(*limit)),
-        Term::Within(limit) => format!("limit rate {}", rate(*limit)),
-        Term::Connections(count) => format!("ct count over {count}"),
         Term::ArpMac(mac) => format!("arp saddr ether {mac}"),
         Term::ArpAddress(net) => format!("arp saddr ip {net}"),
         Term::Count(name) => format!("counter name {name}"),

@@ -74,8 +74,12 @@ pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
 pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
 pub(crate) const NFTA_SET_ID: u16 = 10;
 pub(crate) const NFTA_SET_USERDATA: u16 = 13;
+pub(crate) const NFTA_SET_EXPR: u16 = 17;
+pub(crate) const NFTA_SET_EXPRESSIONS: u16 = 18;
 pub(crate) const NFT_SET_INTERVAL: u32 = 4;
 pub(crate) const NFT_SET_MAP: u32 = 8;
+/// The set has several expressions for each element.
+pub(crate) const NFT_SET_EXPR: u32 = 0x100;
 pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
 pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
@@ -83,6 +87,8 @@ pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(crate) const NFTA_SET_ELEM_FLAGS: u16 = 3;
+pub(crate) const NFTA_SET_ELEM_EXPR: u16 = 7;
+pub(crate) const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
 pub(crate) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 
 pub(crate) const NFTA_OBJ_NAME: u16 = 2;
@@ -105,6 +111,9 @@ pub(crate) const NFT_JUMP: i32 = -3;
 pub(crate) mod datatype {
     pub(crate) const IPADDR: u32 = 7;
     pub(crate) const IP6ADDR: u32 = 8;
+    pub(crate) const ETHERADDR: u32 = 9;
     pub(crate) const INET_SERVICE: u32 = 13;
     pub(crate) const IFNAME: u32 = 41;
+    /// Bits for each of them in the type of a key of several parts.
+    pub(crate) const BITS: u32 = 6;
 }

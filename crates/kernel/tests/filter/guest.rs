@@ -179,30 +179,26 @@ fn lies_are_told_from_truth() {
         let mut rig = Rig::new();
         rig.apply_document(&one_port(), Limits::default());
         for (what, frame, lie) in cases {
-            let before = rig.counted("spoofed-tap0");
+            let before = rig.counted("spoofed");
             rig.raw(0, &frame);
-            let lies = rig.counted("spoofed-tap0") - before;
+            let lies = rig.counted("spoofed") - before;
             assert_eq!(lies, u64::from(lie), "{what}");
         }
         // Never a router, not even from an address of its own.
         for kind in [134, 137] {
-            let before = rig.counted("from-dropped-tap0");
+            let before = rig.counted("dropped-from");
             rig.raw(0, &ip(icmp(lla, "ff02::1", kind)));
             assert_eq!(
-                rig.counted("from-dropped-tap0") - before,
+                rig.counted("dropped-from") - before,
                 1,
                 "ICMPv6 type {kind}"
             );
         }
         // The hypervisor and what is behind it: its uplink's address, loopback.
         for destination in ["192.0.2.1", "169.254.1.1"] {
-            let before = rig.counted("from-dropped-tap0");
+            let before = rig.counted("dropped-from");
             rig.raw(0, &ip(wire("10.252.0.2", destination, 6, (5, 179))));
-            assert_eq!(
-                rig.counted("from-dropped-tap0") - before,
-                1,
-                "{destination}"
-            );
+            assert_eq!(rig.counted("dropped-from") - before, 1, "{destination}");
         }
         // A device that is called like a tap and that nobody knows.
         let before = rig.counted("unknown");
@@ -230,13 +226,13 @@ fn storms_are_limited() {
         let mut rig = Rig::new();
         rig.apply_document(&one_port(), limits);
         let storm = |rig: &mut Rig, what: &str, frames: &mut dyn Iterator<Item = Vec<u8>>| {
-            let before = rig.counted("from-limited-tap0");
+            let before = rig.counted("limit-");
             let mut sent = 0;
             for frame in frames {
                 rig.raw(0, &frame);
                 sent += 1;
             }
-            let limited = rig.counted("from-limited-tap0") - before;
+            let limited = rig.counted("limit-") - before;
             assert!(
                 limited >= sent - 60 && limited > 0,
                 "{what}: {limited} of {sent}"

@@ -183,10 +183,13 @@ impl Rig {
         send(self.ends[end].as_raw_fd(), frame, MsgFlags::empty()).unwrap();
     }
 
-    /// Packets that a counter counted, in both tables.
+    /// Packets of the first tap that counters called so counted, in both tables.
     pub(crate) fn counted(&mut self, name: &str) -> u64 {
         let counters = self.nft.counters().unwrap();
-        let ours = counters.iter().filter(|((_, n), _)| &**n == name);
+        let ours = counters.iter().filter(|((_, counter, device), _)| {
+            let first = device.is_none_or(|device| device.as_str() == "tap0");
+            first && counter.starts_with(name)
+        });
         ours.map(|(_, count)| count.packets).sum()
     }
 

@@ -1,8 +1,8 @@
 //! One change after another, errors among them, and strangers.
 
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
-use l2isolate_kernel::{nft::Nft, testing::in_new_netns};
+use l2isolate_kernel::{conntrack::Conntrack, nft::Nft, testing::in_new_netns};
 use l2isolate_model::filter::{Chain, Item, Key, SetType, Table, Term, Value, Verdict};
 use l2isolate_plan::filter::{FilterRules, Owner};
 use l2isolate_reconcile::{Change, Reconciler};
@@ -117,7 +117,74 @@ fn what_is_refused_is_left_out() {
             "{refused:?}"
         );
         let listed = nft(&["list", "ruleset"], "");
-        assert!(listed.contains("\"tap3\" : jump good"), "{listed}");
+        assert!(
+            listed.contains("\"tap3\" counter packets 0 bytes 0 : jump good"),
+            "{listed}"
+        );
+    });
+}
+
+/// A port whose groups change gets another entry in its maps; what was counted
+/// at it goes on.
+#[test]
+fn counts_outlive_a_change_of_verdict() {
+    in_new_netns(|| {
+        let mut kernel = Nft::open().unwrap();
+        let mut intent = intent(&everything());
+        put(&mut kernel, plan(&intent));
+        let port = |groups: &[&str]| {
+            json!({"version": 1, "ports": [{"id": "aaaaaaaa-02", "mac": "fa:16:3e:00:00:02",
+                "groups": groups, "addresses": [{"address": "10.252.0.6", "subnet": "s4"}]}]})
+        };
+        let tap = "tapaaaaaaaa-02";
+        nft(
+            &[
+                "delete",
+                "element",
+                "inet",
+                "l2isolate",
+                "from",
+                &format!("{{ {tap} }}"),
+            ],
+            "",
+        );
+        let counted = format!("{{ {tap} counter packets 42 bytes 4200 : drop }}");
+        nft(
+            &["add", "element", "inet", "l2isolate", "from", &counted],
+            "",
+        );
+        absorb(&mut intent, &port(&["g-one"]));
+        put(&mut kernel, plan(&intent));
+        compare(&kernel.observe().unwrap(), &plan(&intent));
+        let from = (Table::Inet, "from".into(), Some(tap.parse().unwrap()));
+        let count = kernel.counters().unwrap()[&from];
+        assert_eq!((count.packets, count.bytes), (42, 4200));
+    });
+}
+
+/// Elements that count connections come and go with every port. The kernel
+/// forgets to take the reference to connection tracking that it gives up for
+/// each; without tracking nothing but first packets would pass.
+#[test]
+fn tracking_outlives_ports() {
+    in_new_netns(|| {
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let mut kernel = Nft::open().unwrap();
+        let ports = plan(&intent(&everything()));
+        let none = plan(&intent(&json!({"version": 1})));
+        for _ in 0..20 {
+            put(&mut kernel, ports.clone());
+            put(&mut kernel, none.clone());
+        }
+        // The kernel takes elements apart behind its answer.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"tracked?", "127.0.0.1:9").unwrap();
+        let flows = Conntrack::open().unwrap().flows(|_| true).unwrap();
+        assert!(!flows.is_empty(), "nothing is tracked any more");
     });
 }
 

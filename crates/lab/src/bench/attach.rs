@@ -15,6 +15,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    message::{self, News},
     monitor::Monitor,
     reach::{self, Echo},
     site::{Ip, Site},
@@ -150,7 +151,7 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
     site.write_intent()?;
     let echo = Echo::start(&site.lab, &site.far)?;
     process::sleep(SETTLE)?;
-    let monitor = Monitor::open(&site.host_namespace)?;
+    let monitor = Monitor::open(&site.host_namespace, message::FEED)?;
     let mut samples = Samples::default();
     let mut cpu = Usage::of_agent(&site.lab, &site.host)?.cpu;
     for (place, vm) in site.vms.iter().enumerate() {
@@ -183,7 +184,7 @@ fn measure(agent: &Path, ports: usize, fabric: Mix) -> Result<Samples> {
 }
 
 /// Listens until all is there.
-fn wired(monitor: &Monitor, mut wiring: Wiring<'_>) -> Result<Times> {
+fn wired(monitor: &Monitor<News>, mut wiring: Wiring<'_>) -> Result<Times> {
     let end = Instant::now() + LIMIT;
     loop {
         if let Some(times) = wiring.complete() {

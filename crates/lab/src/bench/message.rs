@@ -6,8 +6,12 @@
 
 use std::net::IpAddr;
 
-use nix::libc;
+use nix::{libc, sys::socket::SockProtocol};
 
+use super::monitor::Feed;
+
+/// Multicast groups (RTNLGRP_*): links, neighbours, addresses, routes, settings.
+const GROUPS: &[u32] = &[1, 3, 5, 7, 9, 11, 24, 25];
 /// The agent's protocol number as the lab leaves it: the default.
 const PROTOCOL: u8 = 76;
 
@@ -69,19 +73,29 @@ pub(super) enum News {
     Setting { proxy_arp: Option<(u32, bool)> },
 }
 
-/// Reads all messages of a datagram that matter here.
-pub(super) fn read(datagram: &[u8]) -> Vec<News> {
-    let mut news = Vec::new();
+/// All of this, for a listener.
+pub(super) const FEED: Feed<News> = Feed {
+    protocol: SockProtocol::NetlinkRoute,
+    groups: GROUPS,
+    read,
+};
+
+fn read(datagram: &[u8]) -> Vec<News> {
+    messages(datagram)
+        .filter_map(|(kind, body)| one(kind, body))
+        .collect()
+}
+
+/// Type and body of each message of a datagram (struct nlmsghdr).
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = datagram;
-    while let (Some(length), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) {
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let Some(body) = rest.get(16..length) else {
-            break;
-        };
-        news.extend(one(kind, body));
+    std::iter::from_fn(move || {
+        let (length, kind) = (u32_at(rest, 0)?, u16_at(rest, 4)?);
+        let length = usize::try_from(length).ok()?;
+        let body = rest.get(16..length)?;
         rest = rest.get(aligned(length)..).unwrap_or_default();
-    }
-    news
+        Some((kind, body))
+    })
 }
 
 fn one(kind: u16, body: &[u8]) -> Option<News> {
@@ -162,7 +176,7 @@ fn netconf(body: &[u8], new: bool) -> News {
 }
 
 /// The value of the first attribute of that kind.
-fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     let mut rest = attributes;
     loop {
         let length = usize::from(u16_at(rest, 0)?);

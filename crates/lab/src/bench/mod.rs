@@ -4,12 +4,14 @@
 //! * [`attach`]: from a tap that is up to a wired port, and to the first
 //!   answer through the fabric.
 //! * [`resync`]: the agent started with nothing in place, and with all.
+//! * [`filter`]: what the firewall costs, per change and per packet.
 //! * [`guest`]: what guests get from their own hypervisor, and how soon.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
 //! machine that does something else meanwhile. Nothing here is asserted.
 
 pub mod attach;
+pub mod filter;
 pub mod guest;
 mod message;
 mod monitor;
@@ -17,6 +19,7 @@ mod reach;
 pub mod resync;
 mod site;
 mod stats;
+mod sync;
 mod usage;
 mod wiring;
 mod writes;
@@ -56,6 +59,19 @@ pub enum Bench {
         /// The agent under test has no firewall: the wiring by itself.
         #[arg(long)]
         without_firewall: bool,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// What the firewall costs: how long until the kernel has one port's groups,
+    /// one member, all rules of a host; how many packets pass.
+    Filter {
+        /// Only these parts, with commas between.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<filter::Part>,
+        /// So many ports share a group of ten rules where changes are measured.
+        #[arg(long, default_value_t = 1)]
+        sharing: usize,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -115,6 +131,14 @@ impl Bench {
                 common,
             } => {
                 let report = resync::run(&common.agent()?, ports, fabric, !without_firewall)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Filter {
+                only,
+                sharing,
+                common,
+            } => {
+                let report = filter::run(&common.agent()?, &only, sharing)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Guest { ports, common } => {

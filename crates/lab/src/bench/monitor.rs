@@ -1,4 +1,5 @@
-//! A listener of its own to a namespace's rtnetlink: what changes, and when.
+//! A listener of its own to what a namespace's kernel announces, by rtnetlink or
+//! by nfnetlink: what changes, and when.
 //!
 //! The time of a message is when the listener's thread has taken it, which is
 //! never before the change itself; both ends of every measured interval are
@@ -25,36 +26,43 @@ use nix::{
     },
 };
 
-use super::message::{self, News};
 use crate::{Error, Result, netns};
 
 /// Receive queue; the resync bench makes some ten thousand messages at once.
 const QUEUE: usize = 64 << 20;
 const DATAGRAM: usize = 64 * 1024;
-/// Multicast groups (RTNLGRP_*): links, neighbours, addresses, routes, settings.
-const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+
+/// What to listen to.
+pub(super) struct Feed<N> {
+    pub(super) protocol: SockProtocol,
+    /// Multicast groups, by number.
+    pub(super) groups: &'static [u32],
+    /// All messages of a datagram that matter.
+    pub(super) read: fn(&[u8]) -> Vec<N>,
+}
 
 /// A message with its time.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(super) struct Event<N> {
     pub(super) at: Instant,
-    pub(super) news: News,
+    pub(super) news: N,
 }
 
 /// The listener; its thread ends with it.
 #[derive(Debug)]
-pub(super) struct Monitor {
-    events: Receiver<io::Result<Event>>,
+pub(super) struct Monitor<N> {
+    events: Receiver<io::Result<Event<N>>>,
     stop: Arc<AtomicBool>,
 }
 
-impl Monitor {
+impl<N: Send + 'static> Monitor<N> {
     /// Listens to a namespace.
     ///
     /// # Errors
     /// The socket or the thread can't be made.
-    pub(super) fn open(namespace: &str) -> Result<Self> {
-        let socket = netns::inside(namespace, open)?
+    pub(super) fn open(namespace: &str, feed: Feed<N>) -> Result<Self> {
+        let (protocol, groups) = (feed.protocol, feed.groups);
+        let socket = netns::inside(namespace, || open(protocol, groups))?
             .map_err(Error::errno(format!("netlink socket in {namespace}")))?;
         let (sender, events) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -63,7 +71,7 @@ impl Monitor {
             .name("bench monitor".to_owned())
             .spawn(move || {
                 // Nobody left to tell: the bench has ended.
-                let _ = listen(&socket, &stopped, &sender);
+                let _ = listen(&socket, feed.read, &stopped, &sender);
             })
             .map_err(Error::io("starting a thread"))?;
         Ok(Self { events, stop })
@@ -73,7 +81,7 @@ impl Monitor {
     ///
     /// # Errors
     /// Messages were lost: what was measured is worth nothing.
-    pub(super) fn next(&self, limit: Duration) -> Result<Option<Event>> {
+    pub(super) fn next(&self, limit: Duration) -> Result<Option<Event<N>>> {
         match self.events.recv_timeout(limit) {
             Ok(event) => event
                 .map(Some)
@@ -86,30 +94,31 @@ impl Monitor {
     }
 }
 
-impl Drop for Monitor {
+impl<N> Drop for Monitor<N> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
     }
 }
 
-fn open() -> nix::Result<OwnedFd> {
+fn open(protocol: SockProtocol, groups: &[u32]) -> nix::Result<OwnedFd> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
+        protocol,
     )?;
     setsockopt(&socket, RcvBufForce, &QUEUE)?;
-    let groups = GROUPS.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+    let groups = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
 }
 
-fn listen(
+fn listen<N>(
     socket: &OwnedFd,
+    read: fn(&[u8]) -> Vec<N>,
     stop: &AtomicBool,
-    sender: &Sender<io::Result<Event>>,
-) -> Result<(), mpsc::SendError<io::Result<Event>>> {
+    sender: &Sender<io::Result<Event<N>>>,
+) -> Result<(), mpsc::SendError<io::Result<Event<N>>>> {
     let mut buffer = vec![0; DATAGRAM];
     while !stop.load(Ordering::Acquire) {
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
@@ -122,7 +131,7 @@ fn listen(
             Err(error) => return sender.send(Err(error.into())),
         };
         let at = Instant::now();
-        for news in message::read(buffer.get(..length).unwrap_or_default()) {
+        for news in read(buffer.get(..length).unwrap_or_default()) {
             sender.send(Ok(Event { at, news }))?;
         }
     }

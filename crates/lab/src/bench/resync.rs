@@ -3,21 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
     path::Path,
-    thread,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
-    message::News,
+    message::{self, News},
     monitor::Monitor,
     site::Site,
-    stats,
+    stats, sync,
     usage::Usage,
     wiring::{self, Wiring},
     writes::Watch,
@@ -41,8 +37,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Traffic before the agent is killed, while it is dead, and after it is back;
 /// in the last it may still write.
 const PHASE: Duration = Duration::from_secs(2);
-/// Pause between two questions to the agent's socket.
-const ASK: Duration = Duration::from_millis(2);
 
 /// What is printed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -69,7 +63,7 @@ pub fn run(agent: &Path, ports: usize, fabric: Mix, firewall: bool) -> Result<Re
     if !firewall {
         remove_firewall(&site)?;
     }
-    let monitor = Monitor::open(&site.host_namespace)?;
+    let monitor = Monitor::open(&site.host_namespace, message::FEED)?;
     let mut wiring = Wiring::of(&site.vms);
     make_taps(&site, &monitor, &mut wiring)?;
     site.write_intent()?;
@@ -110,7 +104,7 @@ pub fn run(agent: &Path, ports: usize, fabric: Mix, firewall: bool) -> Result<Re
 }
 
 /// Lets all taps appear, and their guests start.
-fn make_taps(site: &Site, monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<()> {
+fn make_taps(site: &Site, monitor: &Monitor<News>, wiring: &mut Wiring<'_>) -> Result<()> {
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     for (place, vm) in site.vms.iter().enumerate() {
         let namespace = site.guest_namespace(vm, place < PROBED);
@@ -163,7 +157,7 @@ fn start(site: &Site, binary: &Path) -> Result<Instant> {
 }
 
 /// Listens until all is there; when the last came.
-fn wired(monitor: &Monitor, wiring: &mut Wiring<'_>) -> Result<Instant> {
+fn wired(monitor: &Monitor<News>, wiring: &mut Wiring<'_>) -> Result<Instant> {
     let end = Instant::now() + LIMIT;
     loop {
         if let Some(times) = wiring.complete() {
@@ -218,7 +212,7 @@ fn traffic(site: &Site) -> Result<Probe> {
     Probe::start(&site.lab, &flows, RATE)
 }
 
-fn warm(site: &Site, binary: &Path, monitor: &Monitor) -> Result<(Duration, usize, Usage)> {
+fn warm(site: &Site, binary: &Path, monitor: &Monitor<News>) -> Result<(Duration, usize, Usage)> {
     process::sleep(PHASE)?;
     site.lab.kill(&site.host, agent::PROGRAM)?;
     process::sleep(PHASE)?;
@@ -249,33 +243,7 @@ fn concerns_ports(news: &News, vms: &[Vm]) -> bool {
     }
 }
 
-/// Asks the agent until it says that it is in sync, with all ports wired.
 fn in_sync(site: &Site) -> Result<Instant> {
-    let end = Instant::now() + LIMIT;
-    let wanted = u64::try_from(site.vms.len()).unwrap_or(u64::MAX);
     let socket = site.lab.agent_files(&site.host).socket();
-    loop {
-        if process::interrupted() {
-            return Err(Error::Interrupted);
-        }
-        let status = ask(&socket).unwrap_or_default();
-        let status = status.get("ok").unwrap_or(&Value::Null);
-        let wired = status.pointer("/ports/wired").and_then(Value::as_u64);
-        if status.get("in_sync") == Some(&Value::Bool(true)) && wired == Some(wanted) {
-            return Ok(Instant::now());
-        }
-        if Instant::now() > end {
-            return Err(timeout("the agent being in sync", status.to_string()));
-        }
-        thread::sleep(ASK);
-    }
-}
-
-/// `status` over the agent's socket; none if it doesn't answer yet.
-fn ask(socket: &Path) -> Option<Value> {
-    let mut stream = UnixStream::connect(socket).ok()?;
-    stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(&answer).ok()
+    sync::wait(&socket, site.vms.len())
 }

@@ -11,6 +11,13 @@ pub(super) fn percentile(samples: &[Duration], percent: usize) -> Option<Duratio
     sorted.get(rank.saturating_sub(1)).copied()
 }
 
+/// The middle one; none of none.
+pub(super) fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
 /// Milliseconds with three digits: more are noise.
 pub(super) fn ms(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64() * 1e3)

@@ -104,7 +104,7 @@ impl<'a> Wiring<'a> {
     }
 
     /// Takes a message in.
-    pub(super) fn hear(&mut self, event: &Event) {
+    pub(super) fn hear(&mut self, event: &Event<News>) {
         match &event.news {
             News::Link {
                 index,

@@ -13,7 +13,7 @@ mod term;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use crate::IfName;
+use crate::{IfName, Mac};
 pub use term::{Family, Limit, Side, Term, Way};
 
 /// Name of a chain, set, map or counter: at most [`NAME_MAX`] bytes.
@@ -74,6 +74,10 @@ pub enum Item {
     Address(IpAddr),
     /// Addresses of one family, in a set of ranges.
     Addresses(IpAddr, IpAddr),
+    /// A device, with an address at one of its ends.
+    DeviceAddress(IfName, IpAddr),
+    /// A device, with the hardware address and the address of who sends there.
+    Source(IfName, Mac, IpAddr),
 }
 
 /// What an object of the firewall is, or shall be.
@@ -101,14 +105,39 @@ pub enum Value {
 /// What a set holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetType {
-    /// A map from devices to verdicts.
-    Verdicts,
+    /// A map from devices to verdicts; `counted`: counts for each device how
+    /// often it was asked for.
+    Verdicts {
+        /// Whether it counts.
+        counted: bool,
+    },
+    /// Devices, with what is done whenever one of them is looked up. A limit
+    /// is a part of the match: below it the device isn't found.
+    Devices(Each),
+    /// Devices with addresses.
+    DeviceAddresses(Family),
+    /// Devices with hardware addresses and addresses.
+    Sources(Family),
     /// Ranges of ports.
     Ports,
     /// Single addresses: looked up by hash, a change costs the same at any size.
     Addresses(Family),
     /// Ranges of addresses, which neither overlap nor touch.
     Ranges(Family),
+}
+
+/// What is done for each device of a set by itself, when it is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Each {
+    /// It is counted.
+    Count,
+    /// It is found, and counted, only if more packets come than the limit allows.
+    Over(Limit),
+    /// It is found only while no more packets come than the limit allows.
+    Within(Limit),
+    /// It is found, and counted, only if more connections than this have passed
+    /// and still exist.
+    Connections(u32),
 }
 
 /// What a map says of a device.
@@ -209,6 +238,8 @@ impl fmt::Display for Item {
             Self::Address(address) => write!(f, "{address}"),
             Self::Addresses(first, last) if first == last => write!(f, "{first}"),
             Self::Addresses(first, last) => write!(f, "{first}-{last}"),
+            Self::DeviceAddress(name, address) => write!(f, "{name} . {address}"),
+            Self::Source(name, mac, address) => write!(f, "{name} . {mac} . {address}"),
         }
     }
 }

@@ -73,6 +73,20 @@ pub enum Term {
     DevicePrefix(Way, IfName),
     /// Do what the map says of the device; if it isn't in it, go on.
     Dispatch(Way, Name),
+    /// The device is in a set, and what the set does for each has matched.
+    DeviceIn(Way, Name),
+    /// The device the packet came in by, with its destination, is in a set. A
+    /// [`Term::Family`] must stand before it.
+    DestinationIn(Family, Name),
+    /// The device the packet came in by, the Ethernet frame's sender and the
+    /// packet's source are in a set. A [`Term::Family`] must stand before it.
+    SourceIn(Family, Name),
+    /// The device, the Ethernet frame's sender and the address that an ARP
+    /// packet claims for its sender are in a set.
+    ArpSourceIn(Name),
+    /// The device, and both addresses that an ARP packet claims for its sender
+    /// are in a set.
+    ArpSenderIn(Name),
     /// The packet is of this family.
     Family(Family),
     /// The transport protocol, behind all extension headers.
@@ -102,12 +116,6 @@ pub enum Term {
     Unknown,
     /// The first packet of a flow, also of one that nobody answers.
     New,
-    /// More packets come than the limit allows.
-    Over(Limit),
-    /// No more packets come than the limit allows.
-    Within(Limit),
-    /// More connections than this have passed here and still exist.
-    Connections(u32),
     /// The hardware address that an ARP packet claims for its sender.
     ArpMac(Mac),
     /// The address that an ARP packet claims for its sender is in a prefix.

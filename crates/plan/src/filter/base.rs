@@ -6,10 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use l2isolate_model::filter::{
-    Chain, Family, Hook, Item, Key, Objects, Place, Rule, SetType, Side, Table, Term, Value, Way,
+    Chain, Each, Family, Hook, Item, Key, Name, Objects, Place, Rule, SetType, Side, Table, Term,
+    Value, Way,
 };
 
-use super::{config::FilterConfig, names, ranges::Ranges};
+use super::{
+    config::FilterConfig,
+    names::{self, Sets},
+    ranges::Ranges,
+};
 
 /// Before connection tracking (-200), after fragments are put together (-400):
 /// NF_IP_PRI_RAW.
@@ -27,105 +32,275 @@ const METADATA: [IpAddr; 2] = [
 /// Plans what all ports share.
 #[must_use]
 pub fn plan(config: &FilterConfig) -> Objects {
-    let mut objects = Objects::new();
+    let mut base = Base {
+        config,
+        sets: &Sets::new(config),
+        objects: Objects::new(),
+    };
     for table in Table::ALL {
-        objects.insert(
-            Key::Table(table),
-            Value::Table {
-                owned: config.owned,
-            },
-        );
+        let owned = config.owned;
+        base.objects
+            .insert(Key::Table(table), Value::Table { owned });
         let unknown = Key::Counter(table, names::fixed(names::UNKNOWN));
-        objects.insert(unknown, Value::Counter);
+        base.objects.insert(unknown, Value::Counter);
     }
-    let inet = |name| Key::Set(Table::Inet, names::fixed(name));
-    for map in [
-        names::CHECK,
-        names::FROM,
-        names::TO,
-        names::HOST,
-        names::SERVED,
-    ] {
-        objects.insert(inet(map), Value::Set(SetType::Verdicts));
-    }
-    let arp = Key::Set(Table::Arp, names::fixed(names::CHECK));
-    objects.insert(arp, Value::Set(SetType::Verdicts));
-    for family in Family::ALL {
-        let name = names::protected(family);
-        let nets = config.protected.iter().copied();
-        let nets = nets.filter(|net| Family::of(net.addr()) == family);
-        for (first, last) in Ranges::of_prefixes(nets).addresses(family) {
-            let item = Item::Addresses(first, last);
-            objects.insert(
-                Key::Element(Table::Inet, name.clone(), item),
-                Value::Element(None),
-            );
-        }
-        objects.insert(
-            Key::Set(Table::Inet, name),
-            Value::Set(SetType::Ranges(family)),
-        );
+    base.sets();
+    base.hooks();
+    base.chains();
+    base.objects
+}
+
+struct Base<'a> {
+    config: &'a FilterConfig,
+    sets: &'a Sets,
+    objects: Objects,
+}
+
+impl Base<'_> {
+    fn set(&mut self, table: Table, name: &Name, kind: SetType) {
+        let key = Key::Set(table, Name::clone(name));
+        self.objects.insert(key, Value::Set(kind));
     }
 
-    let mut chain = |table, name: &str, hook, rules| {
+    fn chain(&mut self, table: Table, name: &str, hook: Option<Hook>, rules: Vec<Rule>) {
         let key = Key::Chain(table, names::fixed(name));
-        objects.insert(key, Value::Chain(Chain { hook, rules }));
-    };
-    let mut base = |table, name: &str, place, priority, way, map: &str| {
-        let rules = vec![
-            vec![Term::Dispatch(way, names::fixed(map))],
+        self.objects
+            .insert(key, Value::Chain(Chain { hook, rules }));
+    }
+
+    fn sets(&mut self) {
+        let sets = self.sets;
+        let inet = Table::Inet;
+        for (map, counted) in [
+            (&sets.check, false),
+            (&sets.from, true),
+            (&sets.to, true),
+            (&sets.host, true),
+            (&sets.served, false),
+        ] {
+            self.set(inet, map, SetType::Verdicts { counted });
+        }
+        for (name, each) in sets.devices(self.config) {
+            self.set(inet, name, SetType::Devices(each));
+        }
+        for family in Family::ALL {
+            let pairs = [
+                (&sets.sources, SetType::Sources(family)),
+                (&sets.unspecified, SetType::Sources(family)),
+                (&sets.gateways, SetType::DeviceAddresses(family)),
+            ];
+            for (pair, kind) in pairs {
+                self.set(inet, &Sets::of(pair, family), kind);
+            }
+            let name = names::protected(family);
+            self.set(inet, &name, SetType::Ranges(family));
+            let nets = self.config.protected.iter().copied();
+            let nets = nets.filter(|net| Family::of(net.addr()) == family);
+            for (first, last) in Ranges::of_prefixes(nets).addresses(family) {
+                let key = Key::Element(inet, Name::clone(&name), Item::Addresses(first, last));
+                self.objects.insert(key, Value::Element(None));
+            }
+        }
+        let arp = Table::Arp;
+        self.set(arp, &sets.check, SetType::Verdicts { counted: false });
+        self.set(arp, &sets.senders, SetType::Sources(Family::V4));
+        self.set(arp, &sets.spoofed, SetType::Devices(Each::Count));
+        let limit = Each::Over(self.config.limits.arp);
+        self.set(arp, &sets.arp, SetType::Devices(limit));
+    }
+
+    /// Base chains: ask the map of taps; what else is called like one is dropped.
+    fn hooks(&mut self) {
+        let sets = self.sets;
+        let (inet, arp) = (Table::Inet, Table::Arp);
+        let (check, from, to) = (&sets.check, &sets.from, &sets.to);
+        let forward = Place::Forward;
+        for (table, name, place, priority, way, map) in [
+            (
+                inet,
+                "prerouting",
+                Place::Prerouting,
+                BEFORE_TRACKING,
+                Way::In,
+                check,
+            ),
+            (inet, "forward-from", forward, BEFORE_FILTER, Way::In, from),
+            (inet, "forward-to", forward, FILTER, Way::Out, to),
+            (inet, "input", Place::Input, FILTER, Way::In, &sets.host),
+            (
+                inet,
+                "output",
+                Place::Output,
+                FILTER,
+                Way::Out,
+                &sets.served,
+            ),
+            (arp, "input", Place::Input, FILTER, Way::In, check),
+        ] {
+            let mut rules = vec![
+                vec![Term::Dispatch(way, Name::clone(map))],
+                vec![
+                    Term::DevicePrefix(way, self.config.tap_prefix),
+                    Term::Count(names::fixed(names::UNKNOWN)),
+                    Term::Drop,
+                ],
+            ];
+            if table == arp {
+                rules.insert(0, limit(&[], &sets.arp));
+            }
+            self.chain(table, name, Some(Hook { place, priority }), rules);
+        }
+    }
+
+    /// Chains that taps and profiles lead to.
+    fn chains(&mut self) {
+        let sets = self.sets;
+        let (inet, arp) = (Table::Inet, Table::Arp);
+        self.chain(inet, names::CHECK_SOURCE, None, check_source(sets));
+        self.chain(
+            arp,
+            names::CHECK_SENDER,
+            None,
             vec![
-                Term::DevicePrefix(way, config.tap_prefix),
-                Term::Count(names::fixed(names::UNKNOWN)),
-                Term::Drop,
+                vec![
+                    Term::ArpSourceIn(Name::clone(&sets.senders)),
+                    Term::ArpSenderIn(Name::clone(&sets.senders)),
+                    Term::Accept,
+                ],
+                counted(Way::In, &sets.spoofed),
+                vec![Term::Drop],
             ],
-        ];
-        chain(table, name, Some(Hook { place, priority }), rules);
+        );
+        for (chain, way, counter) in [
+            (names::SPOOFED, Way::In, &sets.spoofed),
+            (names::REFUSED_FROM, Way::In, &sets.dropped_from),
+            (names::REFUSED_TO, Way::Out, &sets.dropped_to),
+        ] {
+            let log = format!("l2isolate {chain}").into();
+            let rules = vec![
+                vec![
+                    Term::DeviceIn(way, Name::clone(&sets.logged)),
+                    Term::Log(self.config.log_group, log),
+                ],
+                counted(way, counter),
+                vec![Term::Drop],
+            ];
+            self.chain(inet, chain, None, rules);
+        }
+        let mut from: Vec<Rule> = Family::ALL.map(protected).into();
+        from.push(limit(&[Term::New], &sets.new));
+        from.push(limit(&[Term::New], &sets.connections_from));
+        self.chain(inet, names::FIRST_FROM, None, from);
+        let to = vec![vec![
+            Term::New,
+            Term::DeviceIn(Way::Out, Name::clone(&sets.connections_to)),
+            Term::Drop,
+        ]];
+        self.chain(inet, names::FIRST_TO, None, to);
+        for (chain, first) in [
+            (names::OPEN_FROM, names::FIRST_FROM),
+            (names::OPEN_TO, names::FIRST_TO),
+        ] {
+            let rules = vec![
+                vec![Term::Known, Term::Accept],
+                vec![Term::Jump(names::fixed(first))],
+                vec![Term::Accept],
+            ];
+            self.chain(inet, chain, None, rules);
+        }
+        self.chain(inet, names::HOST, None, host(self.config, sets));
+        self.chain(inet, names::SERVICES, None, services(self.config));
+    }
+}
+
+/// Drops what matches and is over a limit of the tap that it comes from.
+fn limit(what: &[Term], set: &Name) -> Rule {
+    let over = [Term::DeviceIn(Way::In, Name::clone(set)), Term::Drop];
+    what.iter().cloned().chain(over).collect()
+}
+
+/// Drops and counts. The tap may have no counter, so a plain drop comes next.
+fn counted(way: Way, set: &Name) -> Rule {
+    vec![Term::DeviceIn(way, Name::clone(set)), Term::Drop]
+}
+
+/// What is for a protected prefix and doesn't answer anybody.
+fn protected(family: Family) -> Rule {
+    vec![
+        Term::Unknown,
+        Term::Family(family),
+        Term::AddressIn(Side::Destination, family, names::protected(family)),
+        Term::Jump(names::fixed(names::REFUSED_FROM)),
+    ]
+}
+
+/// A guest is never a DHCP server, whichever the source.
+pub(crate) fn never_a_server() -> [Rule; 2] {
+    [(67, 68), (547, 546)].map(|(source, destination)| {
+        vec![
+            Term::Protocol(17),
+            Term::Ports(source, destination),
+            Term::Jump(names::fixed(names::SPOOFED)),
+        ]
+    })
+}
+
+/// Whether a packet's source is the guest's.
+fn check_source(sets: &Sets) -> Vec<Rule> {
+    let accept = |family, set: &[Name; 2], what: Vec<Term>| -> Rule {
+        let source = [Term::SourceIn(family, Sets::of(set, family)), Term::Accept];
+        let what = [Term::Family(family)].into_iter().chain(what);
+        what.chain(source).collect()
     };
-    let inet = Table::Inet;
-    base(
-        inet,
-        "prerouting",
-        Place::Prerouting,
-        BEFORE_TRACKING,
-        Way::In,
-        names::CHECK,
-    );
-    base(
-        inet,
-        "forward-from",
-        Place::Forward,
-        BEFORE_FILTER,
-        Way::In,
-        names::FROM,
-    );
-    base(
-        inet,
-        "forward-to",
-        Place::Forward,
-        FILTER,
-        Way::Out,
-        names::TO,
-    );
-    base(inet, "input", Place::Input, FILTER, Way::In, names::HOST);
-    base(
-        inet,
-        "output",
-        Place::Output,
-        FILTER,
-        Way::Out,
-        names::SERVED,
-    );
-    base(
-        Table::Arp,
-        "input",
-        Place::Input,
-        FILTER,
-        Way::In,
-        names::CHECK,
-    );
-    chain(inet, names::SERVICES, None, services(config));
-    objects
+    let mut rules: Vec<Rule> = never_a_server().into();
+    rules.extend(Family::ALL.map(|family| accept(family, &sets.sources, Vec::new())));
+    let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
+    let dhcp = vec![
+        Term::Address(Side::Destination, broadcast),
+        Term::Protocol(17),
+        Term::Ports(68, 67),
+    ];
+    rules.push(accept(Family::V4, &sets.unspecified, dhcp));
+    // Duplicate address detection and what surrounds it: to the host only,
+    // which takes no more than it has to; nobody passes it on.
+    let icmp = vec![Term::Protocol(58)];
+    rules.push(accept(Family::V6, &sets.unspecified, icmp));
+    rules.push(vec![Term::Jump(names::fixed(names::SPOOFED))]);
+    rules
+}
+
+/// What guests send to this host.
+fn host(config: &FilterConfig, sets: &Sets) -> Vec<Rule> {
+    let dhcp = |port| [Term::Protocol(17), Term::Port(port, port)];
+    let mut rules = vec![
+        limit(&dhcp(67), &sets.dhcp),
+        limit(&dhcp(547), &sets.dhcp),
+        limit(&[Term::Protocol(58)], &sets.nd),
+        limit(&[Term::New], &sets.new),
+        limit(&[Term::New], &sets.connections_host),
+        vec![Term::Jump(names::fixed(names::SERVICES))],
+    ];
+    for family in Family::ALL {
+        let echo = match family {
+            Family::V4 => 8,
+            Family::V6 => 128,
+        };
+        let mut served = vec![[Term::Protocol(family.icmp()), Term::IcmpType(family, echo)]];
+        if config.dns {
+            served.extend([17, 6].map(|protocol| [Term::Protocol(protocol), Term::Port(53, 53)]));
+        }
+        let gateways = Sets::of(&sets.gateways, family);
+        for what in served {
+            let to = [
+                Term::DestinationIn(family, Name::clone(&gateways)),
+                Term::Accept,
+            ];
+            let what = [Term::Family(family)].into_iter().chain(what);
+            rules.push(what.chain(to).collect());
+        }
+    }
+    rules.push(vec![Term::Jump(names::fixed(names::REFUSED_FROM))]);
+    rules
 }
 
 /// What guests may have from the host, whatever their groups say.

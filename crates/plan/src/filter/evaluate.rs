@@ -158,7 +158,7 @@ fn accepts(view: &impl View, map: &str, tap: IfName, packet: &Packet) -> bool {
     match view.object(&key) {
         Some(Value::Element(Some(Verdict::Accept))) => true,
         Some(Value::Element(Some(Verdict::Jump(chain)))) => {
-            let asked = Asked { view, packet };
+            let asked = Asked { view, packet, tap };
             asked.chain(chain, DEPTH) == Some(true)
         }
         _ => false,
@@ -168,6 +168,8 @@ fn accepts(view: &impl View, map: &str, tap: IfName, packet: &Packet) -> bool {
 struct Asked<'a, V> {
     view: &'a V,
     packet: &'a Packet,
+    /// The guest's end, whose chains are asked.
+    tap: IfName,
 }
 
 impl<V: View> Asked<'_, V> {
@@ -224,12 +226,21 @@ impl<V: View> Asked<'_, V> {
                 .icmp
                 .is_some_and(|(k, _)| (*first..=*last).contains(&k)),
             Term::IcmpCode(_, kind, code) => packet.icmp == Some((*kind, *code)),
-            Term::Unknown | Term::New | Term::Within(_) | Term::Count(_) | Term::Log(..) => true,
-            Term::Known | Term::Over(_) | Term::Connections(_) => false,
+            Term::DestinationIn(_, set) => {
+                let item = Item::DeviceAddress(self.tap, packet.destination);
+                let key = Key::Element(Table::Inet, Name::clone(set), item);
+                self.view.object(&key).is_some()
+            }
+            Term::Unknown | Term::New | Term::Count(_) | Term::Log(..) => true,
+            // Sets of devices are limits, or only count what is dropped anyway.
+            Term::Known | Term::DeviceIn(..) => false,
             // Asked elsewhere, or of other packets.
             Term::DevicePrefix(..)
             | Term::Dispatch(..)
             | Term::EtherSource(_)
+            | Term::SourceIn(..)
+            | Term::ArpSourceIn(_)
+            | Term::ArpSenderIn(_)
             | Term::ArpMac(_)
             | Term::ArpAddress(_) => false,
             // Verdicts, which aren't matched.

@@ -1,8 +1,9 @@
 //! The firewall: from ports and groups to tables, chains and sets.
 //!
 //! ```text
-//!   base     ── what all share: hooks, maps from taps, the host's services
-//!   tap      ── one port: its sources, its limits, the groups that it asks
+//!   base     ── what all share: hooks, maps from taps, limits, the host's services
+//!   tap      ── one port: its entries in these maps and sets, its sources
+//!   profile  ── the groups that some ports have together, asked one by one
 //!   group    ── one security group: its rules merged; its members as sets
 //! ```
 //!
@@ -13,18 +14,22 @@
 
 mod base;
 mod config;
+mod counters;
 mod evaluate;
 mod group;
 mod names;
 mod order;
 mod planner;
+mod profile;
 mod ranges;
 mod rule;
 mod tap;
 
 pub use base::plan as base;
 pub use config::{FilterConfig, Limits};
+pub use counters::Counters;
 pub use evaluate::{Packet, Taps, View, would_begin};
 pub use order::{FilterRules, Owner};
 pub use planner::{Plan, Planner};
-pub use tap::{Counters, sources};
+pub use profile::Profile;
+pub use tap::sources;

@@ -1,34 +1,153 @@
 //! What our chains, sets and counters are called. Names tell their owner: a
-//! tap or a group. nftables reads identifiers of letters, digits and `/-_.`;
-//! a device's name may hold other characters, which are written `/hh`.
+//! tap, a group, or the groups that some ports have together. nftables reads
+//! identifiers of letters, digits and `/-_.`; a device's name may hold other
+//! characters, which are written `/hh`.
 
 use std::{fmt::Write, sync::Arc};
 
 use l2isolate_model::{
     AddressGroupId, GroupId, IfName,
-    filter::{Family, Name},
+    filter::{Each, Family, Limit, Name},
     group::Direction,
 };
 
-/// Maps from devices.
-pub(crate) const CHECK: &str = "check";
+use super::{FilterConfig, Profile};
+
+/// Maps from devices that are asked by more than the chains.
 pub(crate) const FROM: &str = "from";
 pub(crate) const TO: &str = "to";
 pub(crate) const HOST: &str = "host";
-pub(crate) const SERVED: &str = "served";
-
-/// The shared chain.
-pub(crate) const SERVICES: &str = "services";
 
 /// Packets of taps that nobody knows.
 pub(crate) const UNKNOWN: &str = "unknown";
+
+/// Chains that all ports share.
+pub(crate) const CHECK_SOURCE: &str = "check-source";
+pub(crate) const CHECK_SENDER: &str = "check-sender";
+pub(crate) const SPOOFED: &str = "spoofed";
+pub(crate) const FIRST_FROM: &str = "first-from";
+pub(crate) const FIRST_TO: &str = "first-to";
+pub(crate) const REFUSED_FROM: &str = "refused-from";
+pub(crate) const REFUSED_TO: &str = "refused-to";
+pub(crate) const OPEN_FROM: &str = "open-from";
+pub(crate) const OPEN_TO: &str = "open-to";
+pub(crate) const SERVICES: &str = "services";
+
+/// Maps and sets in which every tap has its elements: made once, since each
+/// element's key carries its set's name.
+#[derive(Debug, Clone)]
+pub(crate) struct Sets {
+    /// Who asks about the source of what comes from a tap, in both tables.
+    pub(crate) check: Name,
+    /// Who judges what a tap sends through the host, and what is sent to it.
+    pub(crate) from: Name,
+    pub(crate) to: Name,
+    /// Who judges what a tap sends to the host.
+    pub(crate) host: Name,
+    /// Taps to which the host may send.
+    pub(crate) served: Name,
+    /// Sources that are the guest's, by family.
+    pub(crate) sources: [Name; 2],
+    /// Hardware addresses that may send from no address, by family.
+    pub(crate) unspecified: [Name; 2],
+    /// Senders of ARP that are the guest's.
+    pub(crate) senders: Name,
+    /// The router's addresses at each tap, by family.
+    pub(crate) gateways: [Name; 2],
+    /// Counters.
+    pub(crate) spoofed: Name,
+    pub(crate) dropped_from: Name,
+    pub(crate) dropped_to: Name,
+    /// Taps whose dropped packets are shown.
+    pub(crate) logged: Name,
+    /// Limits. What they allow is a part of the name: a set that rules name
+    /// can't become another one.
+    pub(crate) new: Name,
+    pub(crate) connections_from: Name,
+    pub(crate) connections_to: Name,
+    pub(crate) connections_host: Name,
+    pub(crate) dhcp: Name,
+    pub(crate) nd: Name,
+    pub(crate) arp: Name,
+}
+
+impl Sets {
+    pub(crate) fn new(config: &FilterConfig) -> Self {
+        let limits = &config.limits;
+        let by_family = |what: &str| Family::ALL.map(|family| of_family(what, family));
+        let rate = |what: &str, Limit { rate, burst }: Limit| -> Name {
+            format!("limit-{what}-{rate}-{burst}").into()
+        };
+        let count = |what: &str, most: u32| -> Name { format!("limit-{what}-{most}").into() };
+        Self {
+            check: fixed("check"),
+            from: fixed(FROM),
+            to: fixed(TO),
+            host: fixed(HOST),
+            served: fixed("served"),
+            sources: by_family("sources"),
+            unspecified: by_family("unspecified"),
+            senders: fixed("senders"),
+            gateways: by_family("gateways"),
+            spoofed: fixed("spoofed"),
+            dropped_from: fixed("dropped-from"),
+            dropped_to: fixed("dropped-to"),
+            logged: fixed("logged"),
+            new: rate("new", limits.new),
+            connections_from: count("connections-from", limits.connections),
+            connections_to: count("connections-to", limits.connections),
+            connections_host: count("connections-host", limits.host_connections),
+            dhcp: rate("dhcp", limits.dhcp),
+            nd: rate("nd", limits.nd),
+            arp: rate("arp", limits.arp),
+        }
+    }
+
+    /// The sets of limits and counters in the table `inet`, with what they do.
+    pub(crate) fn devices(&self, config: &FilterConfig) -> [(&Name, Each); 10] {
+        let limits = &config.limits;
+        [
+            (&self.spoofed, Each::Count),
+            (&self.dropped_from, Each::Count),
+            (&self.dropped_to, Each::Count),
+            (&self.logged, Each::Within(LOGGED)),
+            (&self.new, Each::Over(limits.new)),
+            (
+                &self.connections_from,
+                Each::Connections(limits.connections),
+            ),
+            (&self.connections_to, Each::Connections(limits.connections)),
+            (
+                &self.connections_host,
+                Each::Connections(limits.host_connections),
+            ),
+            (&self.dhcp, Each::Over(limits.dhcp)),
+            (&self.nd, Each::Over(limits.nd)),
+        ]
+    }
+
+    /// One of a pair by family.
+    pub(crate) fn of(pair: &[Name; 2], family: Family) -> Name {
+        let [v4, v6] = pair;
+        Name::clone(match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        })
+    }
+}
+
+/// Dropped packets of one tap that are shown, at most.
+const LOGGED: Limit = Limit {
+    rate: 10,
+    burst: 20,
+};
 
 /// A name that is the same for every host.
 pub(crate) fn fixed(name: &str) -> Name {
     Arc::from(name)
 }
 
-/// A chain or counter of a tap.
+/// A chain of a tap.
 pub(crate) fn of_tap(what: &str, tap: IfName) -> Name {
     let mut name = format!("{what}-");
     for byte in tap.as_str().bytes() {
@@ -49,6 +168,25 @@ pub(crate) fn group(id: &GroupId, direction: Direction) -> Name {
     format!("group-{id}-{direction}").into()
 }
 
+/// The chain of ports that have these groups. Group ids are too long to stand
+/// in one name, so it holds a digest of them; the chain itself names them.
+pub(crate) fn profile(groups: &Profile, direction: Direction) -> Name {
+    let direction = match direction {
+        Direction::Ingress => "to",
+        Direction::Egress => "from",
+    };
+    // FNV-1a of 128 bits: as short as it can be without two profiles ever
+    // having one name.
+    let mut digest: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for id in groups.iter() {
+        // No id holds a zero byte, so it separates them.
+        for byte in id.as_str().bytes().chain([0]) {
+            digest = (digest ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+        }
+    }
+    format!("{direction}-{digest:032x}").into()
+}
+
 /// The members of a security group: single addresses, or ranges.
 pub(crate) fn members(id: &GroupId, family: Family, ranges: bool) -> Name {
     let suffix = if ranges { "-ranges" } else { "" };
@@ -60,7 +198,11 @@ pub(crate) fn address_group(id: &AddressGroupId, family: Family) -> Name {
 }
 
 pub(crate) fn protected(family: Family) -> Name {
-    format!("protected-{}", digit(family)).into()
+    of_family("protected", family)
+}
+
+fn of_family(what: &str, family: Family) -> Name {
+    format!("{what}-{}", digit(family)).into()
 }
 
 /// A set that rules of one chain need, by its place among them.

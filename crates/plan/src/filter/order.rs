@@ -9,6 +9,8 @@ use l2isolate_model::{
 };
 use l2isolate_reconcile::Rules;
 
+use super::Profile;
+
 /// Who wants objects of the firewall: the unit that is planned as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
@@ -16,6 +18,8 @@ pub enum Owner {
     Base,
     /// A tap, with the port on it.
     Tap(IfName),
+    /// The chains of ports with the same groups.
+    Profile(Profile),
     /// A security group's chains.
     Group(GroupId),
     /// A security group's members.

@@ -14,16 +14,19 @@ use l2isolate_model::{
     problem::Problem,
 };
 
-use super::{FilterConfig, Owner, base, group, tap};
+use super::{FilterConfig, Owner, Profile, base, group, names::Sets, profile, tap};
 
 /// Plans what changed, and remembers who depends on whom.
 #[derive(Debug)]
 pub struct Planner {
     config: FilterConfig,
-    /// The groups of each tap's port, as last planned.
-    taps: BTreeMap<IfName, Vec<GroupId>>,
-    /// The taps of each group that has one here.
-    users: BTreeMap<GroupId, BTreeSet<IfName>>,
+    sets: Sets,
+    /// The profile of each tap's port, as last planned.
+    taps: BTreeMap<IfName, Profile>,
+    /// The taps of each profile.
+    profiles: BTreeMap<Profile, BTreeSet<IfName>>,
+    /// The profiles of each group that has ports here.
+    users: BTreeMap<GroupId, BTreeSet<Profile>>,
     /// Whether a group was stateful, and which peers it named.
     groups: BTreeMap<GroupId, Known>,
     /// The groups, of those that have ports here, whose rules name a group.
@@ -56,6 +59,7 @@ pub enum Plan {
 #[derive(Debug, Default)]
 struct Dirty {
     taps: BTreeSet<IfName>,
+    profiles: BTreeSet<Profile>,
     groups: BTreeSet<GroupId>,
     members: BTreeSet<GroupId>,
     addresses: BTreeSet<AddressGroupId>,
@@ -66,8 +70,10 @@ impl Planner {
     #[must_use]
     pub fn new(config: FilterConfig) -> Self {
         Self {
+            sets: Sets::new(&config),
             config,
             taps: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
             naming: BTreeMap::new(),
@@ -99,6 +105,7 @@ impl Planner {
         match owner {
             Owner::Base => self.taps.keys().copied().collect(),
             Owner::Tap(tap) => [*tap].into(),
+            Owner::Profile(profile) => self.taps_with(profile).collect(),
             Owner::Group(id) => self.taps_of(id).collect(),
             Owner::Members(id) => of(self.naming.get(id)),
             Owner::Addresses(id) => of(self.naming_addresses.get(id)),
@@ -106,8 +113,13 @@ impl Planner {
     }
 
     /// The taps of a group's ports.
-    pub fn taps_of(&self, group: &GroupId) -> impl Iterator<Item = IfName> {
-        self.users.get(group).into_iter().flatten().copied()
+    fn taps_of(&self, group: &GroupId) -> impl Iterator<Item = IfName> {
+        let profiles = self.users.get(group).into_iter().flatten();
+        profiles.flat_map(|profile| self.taps_with(profile))
+    }
+
+    fn taps_with(&self, profile: &Profile) -> impl Iterator<Item = IfName> {
+        self.profiles.get(profile).into_iter().flatten().copied()
     }
 
     /// Everything, from nothing.
@@ -173,10 +185,13 @@ impl Planner {
             let objects = self.plan_group(intent, id);
             planned.push((Owner::Group(id.clone()), Plan::Whole(objects)));
         }
+        for profile in &dirty.profiles {
+            let objects = self.plan_profile(intent, profile);
+            planned.push((Owner::Profile(Arc::clone(profile)), Plan::Whole(objects)));
+        }
         for tap in &dirty.taps {
             let port = intent.on_tap(*tap).map(AsRef::as_ref);
-            let find = |id: &GroupId| intent.group(id).map(AsRef::as_ref);
-            let objects = tap::plan(*tap, port, find, &self.config);
+            let objects = tap::plan(*tap, port, &self.config, &self.sets);
             planned.push((Owner::Tap(*tap), Plan::Whole(objects)));
         }
         planned
@@ -199,7 +214,7 @@ impl Planner {
                 .get(&id)
                 .is_some_and(|known| known.stateful != stateful)
             {
-                dirty.taps.extend(users.iter().copied());
+                dirty.profiles.extend(users.iter().cloned());
             }
             dirty.groups.insert(id);
         }
@@ -207,26 +222,37 @@ impl Planner {
 
     /// Takes in which groups a tap's port has now.
     fn enlist(&mut self, intent: &Intent, tap: IfName, dirty: &mut Dirty) {
-        let port = intent.on_tap(tap).map(|checked| &checked.port);
-        let active = port.filter(|port| port.admin_state_up && port.port_security);
-        let new = active.map(|port| port.groups.clone()).unwrap_or_default();
-        let old = if new.is_empty() {
-            self.taps.remove(&tap)
-        } else {
-            self.taps.insert(tap, new.clone())
+        let new = intent.on_tap(tap).and_then(|port| profile::of(port));
+        let old = match &new {
+            Some(new) => self.taps.insert(tap, Arc::clone(new)),
+            None => self.taps.remove(&tap),
         };
-        let old = old.unwrap_or_default();
-        for id in old.iter().filter(|id| !new.contains(id)) {
-            if leave(&mut self.users, id, &tap) {
-                dirty.groups.insert(id.clone());
-            }
+        if old == new {
+            return;
         }
-        for id in new.iter().filter(|id| !old.contains(id)) {
-            let users = self.users.entry(id.clone()).or_default();
-            if users.is_empty() {
-                dirty.groups.insert(id.clone());
+        if let Some(old) = old
+            && leave(&mut self.profiles, &old, &tap)
+        {
+            for id in old.iter() {
+                if leave(&mut self.users, id, &old) {
+                    dirty.groups.insert(id.clone());
+                }
             }
-            users.insert(tap);
+            dirty.profiles.insert(old);
+        }
+        if let Some(new) = new {
+            let taps = self.profiles.entry(Arc::clone(&new)).or_default();
+            if taps.is_empty() {
+                for id in new.iter() {
+                    let profiles = self.users.entry(id.clone()).or_default();
+                    if profiles.is_empty() {
+                        dirty.groups.insert(id.clone());
+                    }
+                    profiles.insert(Arc::clone(&new));
+                }
+                dirty.profiles.insert(Arc::clone(&new));
+            }
+            taps.insert(tap);
         }
     }
 
@@ -305,6 +331,14 @@ impl Planner {
             || Plan::Whole(group::members(id, now.map(AsRef::as_ref))),
             Plan::But,
         )
+    }
+
+    fn plan_profile(&self, intent: &Intent, profile: &Profile) -> Objects {
+        if !self.profiles.contains_key(profile) {
+            return Objects::new();
+        }
+        let stateful = |id| intent.group(id).is_none_or(|group| group.stateful);
+        profile::plan(profile, profile.iter().all(stateful))
     }
 
     fn plan_group(&mut self, intent: &Intent, id: &GroupId) -> Objects {

@@ -1,56 +1,23 @@
 //! One port's part of the firewall: who it may be, what it may use, and which
-//! groups decide about the rest.
+//! groups decide about the rest. All of it are elements of maps and sets that
+//! every port shares; only prefixes that a guest may send from need a chain.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use l2isolate_model::{
-    GroupId, IfName, Mac,
-    filter::{
-        Chain, Family, Item, Key, Limit, Name, Objects, Rule, Side, Table, Term, Value, Verdict,
-    },
-    group::{Direction, Group},
+    IfName, Mac,
+    filter::{Chain, Family, Item, Key, Name, Objects, Rule, Side, Table, Term, Value, Verdict},
+    group::Direction,
     port::CheckedPort,
 };
 
-use super::{config::FilterConfig, names};
-
-/// What the counters of a tap are called, by table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counters {
-    /// All that the guest sent from its own addresses, accepted or not.
-    pub from: Name,
-    /// Of that, what groups or host refused.
-    pub from_dropped: Name,
-    /// Of that, what went over a limit.
-    pub from_limited: Name,
-    /// What came from addresses that aren't the guest's.
-    pub spoofed: Name,
-    /// All that was sent to the guest.
-    pub to: Name,
-    /// Of that, what groups refused.
-    pub to_dropped: Name,
-    /// Of that, what went over a limit.
-    pub to_limited: Name,
-}
-
-impl Counters {
-    /// The counters of a tap. In the table `arp` there are `spoofed` and
-    /// `from_limited`.
-    #[must_use]
-    pub fn of(tap: IfName) -> Self {
-        let name = |what| names::of_tap(what, tap);
-        Self {
-            from: name("from"),
-            from_dropped: name("from-dropped"),
-            from_limited: name("from-limited"),
-            spoofed: name("spoofed"),
-            to: name("to"),
-            to_dropped: name("to-dropped"),
-            to_limited: name("to-limited"),
-        }
-    }
-}
+use super::{
+    base,
+    config::FilterConfig,
+    names::{self, Sets},
+    profile,
+};
 
 /// Which sources are the guest's: hardware address and prefix, its own
 /// addresses first.
@@ -63,354 +30,264 @@ pub fn sources(port: &CheckedPort) -> impl Iterator<Item = (Mac, IpNet)> {
     own.chain(pairs.map(|pair| (pair.mac.unwrap_or(port.port.mac), pair.address.trunc())))
 }
 
-/// Plans a tap: `port` is the port that has it, `group` finds security groups.
-/// What isn't planned is dropped, see [`super::base`].
-pub(crate) fn plan<'a>(
+/// Plans a tap: `port` is the port that has it. What isn't planned is dropped,
+/// see [`super::base`].
+pub(crate) fn plan(
     tap: IfName,
     port: Option<&CheckedPort>,
-    group: impl Fn(&GroupId) -> Option<&'a Group>,
     config: &FilterConfig,
+    sets: &Sets,
 ) -> Objects {
     let Some(port) = port else {
         return Objects::new();
     };
-    if !port.port.admin_state_up {
-        return shut(tap);
-    }
-    // An open port has no groups that could be anything.
-    let mut groups = port.port.groups.iter().filter_map(group);
-    let stateful = !port.port.port_security || groups.all(|group| group.stateful);
-    let tap = TapPlan {
+    let mut plan = TapPlan {
         tap,
         port,
-        stateful,
-        config,
-        counters: Counters::of(tap),
+        sets,
+        objects: Objects::new(),
     };
-    tap.plan()
-}
-
-/// An entry for each map, with the verdict that the map gives.
-fn entries<'a>(
-    tap: IfName,
-    maps: &'a [(Table, &str, Verdict)],
-) -> impl Iterator<Item = (Key, Value)> + 'a {
-    maps.iter().map(move |(table, map, verdict)| {
-        let key = Key::Element(*table, names::fixed(map), Item::Device(tap));
-        (key, Value::Element(Some(verdict.clone())))
-    })
-}
-
-/// Administratively down. Taps that are called otherwise than taps are called
-/// aren't dropped as unknown, so all are named.
-fn shut(tap: IfName) -> Objects {
-    let maps = [
-        (Table::Inet, names::CHECK, Verdict::Drop),
-        (Table::Inet, names::FROM, Verdict::Drop),
-        (Table::Inet, names::TO, Verdict::Drop),
-        (Table::Inet, names::HOST, Verdict::Drop),
-        (Table::Inet, names::SERVED, Verdict::Drop),
-        (Table::Arp, names::CHECK, Verdict::Drop),
-    ];
-    entries(tap, &maps).collect()
+    match profile::of(port) {
+        Some(profile) => plan.secured(&profile, config),
+        None if port.port.admin_state_up => plan.open(config),
+        None => plan.shut(),
+    }
+    plan.objects
 }
 
 struct TapPlan<'a> {
     tap: IfName,
     port: &'a CheckedPort,
-    /// No group of it is stateless.
-    stateful: bool,
-    config: &'a FilterConfig,
-    counters: Counters,
+    sets: &'a Sets,
+    objects: Objects,
+}
+
+/// A single address, which sets take; a prefix needs a rule.
+fn single(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+fn jump(chain: &str) -> Verdict {
+    Verdict::Jump(names::fixed(chain))
 }
 
 impl TapPlan<'_> {
-    fn plan(&self) -> Objects {
-        let secured = self.port.port.port_security;
-        let jump = |what| Verdict::Jump(names::of_tap(what, self.tap));
-        let check = if secured {
-            jump(names::CHECK)
-        } else {
-            Verdict::Accept
-        };
-        let maps = [
-            (Table::Inet, names::CHECK, check),
-            (Table::Inet, names::FROM, jump(names::FROM)),
-            (Table::Inet, names::TO, jump(names::TO)),
-            (Table::Inet, names::HOST, jump(names::HOST)),
-            // What the host itself sends; it could anyhow.
-            (Table::Inet, names::SERVED, Verdict::Accept),
-            (Table::Arp, names::CHECK, jump(names::CHECK)),
-        ];
-        let mut objects: Objects = entries(self.tap, &maps).collect();
-        let c = &self.counters;
+    fn element(&mut self, table: Table, set: &Name, item: Item, verdict: Option<Verdict>) {
+        let key = Key::Element(table, Name::clone(set), item);
+        self.objects.insert(key, Value::Element(verdict));
+    }
+
+    /// Entries of the maps: of `check`, `from`, `to`, `host` and `served`, and
+    /// of the other table's `check`.
+    fn entries(&mut self, [check, from, to, host, served]: [Verdict; 5], arp: Verdict) {
+        let sets = self.sets;
+        let device = Item::Device(self.tap);
         let inet = [
-            &c.from,
-            &c.from_dropped,
-            &c.from_limited,
-            &c.spoofed,
-            &c.to,
-            &c.to_dropped,
-            &c.to_limited,
+            (&sets.check, check),
+            (&sets.from, from),
+            (&sets.to, to),
+            (&sets.host, host),
+            (&sets.served, served),
         ];
-        let arp = [&c.from_limited, &c.spoofed];
-        let inet = inet.map(|name| Key::Counter(Table::Inet, name.clone()));
-        let arp = arp.map(|name| Key::Counter(Table::Arp, name.clone()));
-        objects.extend(inet.into_iter().chain(arp).map(|key| (key, Value::Counter)));
-        let mut chain = |table, what, rules| {
-            let key = Key::Chain(table, names::of_tap(what, self.tap));
-            objects.insert(key, Value::Chain(Chain { hook: None, rules }));
-        };
-        if secured {
-            chain(Table::Inet, names::CHECK, self.check());
+        for (map, verdict) in inet {
+            self.element(Table::Inet, map, device, Some(verdict));
         }
-        chain(Table::Inet, names::FROM, self.from());
-        chain(Table::Inet, names::TO, self.to());
-        chain(Table::Inet, names::HOST, self.host());
-        chain(Table::Arp, names::CHECK, self.arp());
-        objects
+        self.element(Table::Arp, &sets.check, device, Some(arp));
+    }
+
+    fn devices(&mut self, table: Table, sets: &[&Name]) {
+        for set in sets {
+            self.element(table, set, Item::Device(self.tap), None);
+        }
+    }
+
+    /// Administratively down. Taps that are called otherwise than taps are called
+    /// aren't dropped as unknown, so all are named.
+    fn shut(&mut self) {
+        let maps = [
+            jump(names::REFUSED_FROM),
+            Verdict::Drop,
+            jump(names::REFUSED_TO),
+            Verdict::Drop,
+            Verdict::Drop,
+        ];
+        self.entries(maps, Verdict::Drop);
+        self.devices(
+            Table::Inet,
+            &[&self.sets.dropped_from, &self.sets.dropped_to],
+        );
+    }
+
+    /// Without port security: no groups, and anybody's addresses.
+    fn open(&mut self, config: &FilterConfig) {
+        let maps = [
+            Verdict::Accept,
+            jump(names::OPEN_FROM),
+            jump(names::OPEN_TO),
+            jump(names::HOST),
+            Verdict::Accept,
+        ];
+        self.entries(maps, Verdict::Accept);
+        self.limits(config);
+    }
+
+    fn secured(&mut self, profile: &profile::Profile, config: &FilterConfig) {
+        let check = |objects: &mut Objects, table, shared, rules: Vec<Rule>| {
+            if rules.is_empty() {
+                return jump(shared);
+            }
+            let name = names::of_tap(shared, self.tap);
+            let last = vec![Term::Jump(names::fixed(shared))];
+            let rules = rules.into_iter().chain([last]).collect();
+            let chain = Value::Chain(Chain { hook: None, rules });
+            objects.insert(Key::Chain(table, Name::clone(&name)), chain);
+            Verdict::Jump(name)
+        };
+        let mut objects = Objects::new();
+        let inet = check(
+            &mut objects,
+            Table::Inet,
+            names::CHECK_SOURCE,
+            self.source_prefixes(),
+        );
+        let arp = check(
+            &mut objects,
+            Table::Arp,
+            names::CHECK_SENDER,
+            self.sender_prefixes(),
+        );
+        self.objects.extend(objects);
+        let judge = |direction| Verdict::Jump(names::profile(profile, direction));
+        let maps = [
+            inet,
+            judge(Direction::Egress),
+            judge(Direction::Ingress),
+            jump(names::HOST),
+            // What the host itself sends; it could anyhow.
+            Verdict::Accept,
+        ];
+        self.entries(maps, arp);
+        self.limits(config);
+        self.devices(Table::Inet, &[&self.sets.spoofed]);
+        self.devices(Table::Arp, &[&self.sets.spoofed]);
+        self.addresses();
+    }
+
+    /// What the guest may use, and what counts it.
+    fn limits(&mut self, config: &FilterConfig) {
+        let sets = self.sets;
+        let inet = [
+            &sets.dropped_from,
+            &sets.dropped_to,
+            &sets.new,
+            &sets.connections_from,
+            &sets.connections_to,
+            &sets.connections_host,
+            &sets.dhcp,
+            &sets.nd,
+        ];
+        self.devices(Table::Inet, &inet);
+        self.devices(Table::Arp, &[&sets.arp]);
+        let port = &self.port.port;
+        let asked = |id: &str| config.log.contains(id);
+        if asked(port.id.as_str()) || port.groups.iter().any(|group| asked(group.as_str())) {
+            self.devices(Table::Inet, &[&sets.logged]);
+        }
+        let subnets = self.port.addresses.iter().map(|(_, subnet)| subnet);
+        let link_local = config.gateway_link_local.map(IpAddr::from);
+        for gateway in subnets
+            .filter_map(|subnet| subnet.gateway)
+            .chain(link_local)
+        {
+            let set = Sets::of(&sets.gateways, Family::of(gateway));
+            let item = Item::DeviceAddress(self.tap, gateway);
+            self.element(Table::Inet, &set, item, None);
+        }
+    }
+
+    fn of_family(&self, family: Family) -> impl Iterator<Item = (Mac, IpNet)> {
+        sources(self.port).filter(move |(_, net)| Family::of(net.addr()) == family)
     }
 
     /// The hardware addresses among them.
     fn macs(&self, family: Family) -> Vec<Mac> {
         let mut macs: Vec<Mac> = Vec::new();
-        for (mac, net) in sources(self.port) {
-            if Family::of(net.addr()) == family && !macs.contains(&mac) {
+        for (mac, _) in self.of_family(family) {
+            if !macs.contains(&mac) {
                 macs.push(mac);
             }
+        }
+        // A guest without IPv4 address may ask for one: it gets no answer.
+        if macs.is_empty() && family == Family::V4 {
+            macs.push(self.port.port.mac);
         }
         macs
     }
 
-    fn check(&self) -> Vec<Rule> {
-        let refuse = || [Term::Count(self.counters.spoofed.clone()), Term::Drop];
-        let rule = |terms: &[Term]| terms.iter().cloned().chain(refuse()).collect::<Rule>();
-        let accept = |family, mac, net: IpNet, rest: &[Term]| -> Rule {
+    /// Single addresses that are the guest's.
+    fn addresses(&mut self) {
+        let (sets, tap) = (self.sets, self.tap);
+        let source = |mac, address| Item::Source(tap, mac, address);
+        for family in Family::ALL {
+            let known = Sets::of(&sets.sources, family);
+            let own: Vec<_> = self.of_family(family).filter(|(_, n)| single(n)).collect();
+            for (mac, net) in own {
+                self.element(Table::Inet, &known, source(mac, net.addr()), None);
+                if family == Family::V4 {
+                    let sender = source(mac, net.addr());
+                    self.element(Table::Arp, &sets.senders, sender, None);
+                }
+            }
+            let unspecified = Sets::of(&sets.unspecified, family);
+            for mac in self.macs(family) {
+                let nobody = match family {
+                    Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                    Family::V6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+                };
+                self.element(Table::Inet, &unspecified, source(mac, nobody), None);
+                match family {
+                    // Whether an address is free is asked without having one
+                    // (RFC 5227).
+                    Family::V4 => {
+                        self.element(Table::Arp, &sets.senders, source(mac, nobody), None);
+                    }
+                    Family::V6 => {
+                        let address = source(mac, IpAddr::from(link_local(mac)));
+                        self.element(Table::Inet, &known, address, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rules for prefixes that the guest may send from. They stand before what
+    /// all ports share, so the first of that comes before them.
+    fn source_prefixes(&self) -> Vec<Rule> {
+        let prefixes = |family| self.of_family(family).filter(|(_, net)| !single(net));
+        let accept = |family, (mac, net): (Mac, IpNet)| -> Rule {
             let who = [Term::Family(family), Term::EtherSource(mac)].into_iter();
             let from = (net.prefix_len() > 0).then_some(Term::Address(Side::Source, net));
-            who.chain(from)
-                .chain(rest.iter().cloned())
-                .chain([Term::Accept])
-                .collect()
+            who.chain(from).chain([Term::Accept]).collect()
         };
-        let of_family =
-            |family| sources(self.port).filter(move |(_, net)| Family::of(net.addr()) == family);
-
-        // Never a DHCP server, whichever the source.
-        let mut rules = vec![
-            rule(&[Term::Protocol(17), Term::Ports(67, 68)]),
-            rule(&[Term::Protocol(17), Term::Ports(547, 546)]),
-        ];
-        rules.extend(of_family(Family::V4).map(|(mac, net)| accept(Family::V4, mac, net, &[])));
-        let client = [
-            Term::Address(
-                Side::Destination,
-                IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST)),
-            ),
-            Term::Protocol(17),
-            Term::Ports(68, 67),
-        ];
-        let nobody = IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
-        // A guest without IPv4 address may ask for one: it gets no answer.
-        let mut macs = self.macs(Family::V4);
-        if macs.is_empty() {
-            macs.push(self.port.port.mac);
+        let mut rules: Vec<Rule> = Vec::new();
+        for family in Family::ALL {
+            rules.extend(prefixes(family).map(|pair| accept(family, pair)));
         }
-        rules.extend(
-            macs.into_iter()
-                .map(|mac| accept(Family::V4, mac, nobody, &client)),
-        );
-
-        rules.extend(of_family(Family::V6).map(|(mac, net)| accept(Family::V6, mac, net, &[])));
-        let nobody = IpNet::from(IpAddr::from(Ipv6Addr::UNSPECIFIED));
-        for mac in self.macs(Family::V6) {
-            rules.push(accept(
-                Family::V6,
-                mac,
-                IpNet::from(IpAddr::from(link_local(mac))),
-                &[],
-            ));
-            // Duplicate address detection and what surrounds it: to the host
-            // only, which takes no more than it has to; nobody passes it on.
-            rules.push(accept(Family::V6, mac, nobody, &[Term::Protocol(58)]));
+        if !rules.is_empty() {
+            rules.splice(..0, base::never_a_server());
         }
-        rules.extend(self.log());
-        rules.push(rule(&[]));
         rules
     }
 
-    /// What the guest sends through this host.
-    fn from(&self) -> Vec<Rule> {
-        let c = &self.counters;
-        let mut rules = vec![vec![Term::Count(c.from.clone())]];
-        if self.stateful {
-            rules.push(vec![Term::Known, Term::Accept]);
-        }
-        rules.extend(Family::ALL.map(|family| {
-            vec![
-                Term::Unknown,
-                Term::Family(family),
-                Term::AddressIn(Side::Destination, family, names::protected(family)),
-                Term::Count(c.from_dropped.clone()),
-                Term::Drop,
-            ]
-        }));
-        let limits = self.config.limits;
-        rules.push(over(&[Term::New], limits.new, &c.from_limited));
-        rules.push(too_many(limits.connections, &c.from_limited));
-        self.judge(Direction::Egress, &c.from_dropped, rules)
-    }
-
-    /// What is sent to the guest.
-    fn to(&self) -> Vec<Rule> {
-        let c = &self.counters;
-        let mut rules = vec![vec![Term::Count(c.to.clone())]];
-        if self.stateful {
-            rules.push(vec![Term::Known, Term::Accept]);
-        }
-        rules.push(too_many(self.config.limits.connections, &c.to_limited));
-        self.judge(Direction::Ingress, &c.to_dropped, rules)
-    }
-
-    /// The groups' say, and the end.
-    fn judge(&self, direction: Direction, dropped: &Name, mut rules: Vec<Rule>) -> Vec<Rule> {
-        let port = &self.port.port;
-        if !port.port_security {
-            rules.push(vec![Term::Accept]);
-            return rules;
-        }
-        for (place, group) in port.groups.iter().enumerate() {
-            if !port
-                .groups
-                .iter()
-                .take(place)
-                .any(|earlier| earlier == group)
-            {
-                rules.push(vec![Term::Jump(names::group(group, direction))]);
-            }
-        }
-        rules.extend(self.log());
-        rules.push(vec![Term::Count(dropped.clone()), Term::Drop]);
-        rules
-    }
-
-    /// What the guest sends to this host.
-    fn host(&self) -> Vec<Rule> {
-        let c = &self.counters;
-        let limits = self.config.limits;
-        let dhcp = |port| [Term::Protocol(17), Term::Port(port, port)];
-        let mut rules = vec![
-            vec![Term::Count(c.from.clone())],
-            over(&dhcp(67), limits.dhcp, &c.from_limited),
-            over(&[Term::New], limits.new, &c.from_limited),
-            too_many(limits.host_connections, &c.from_limited),
-        ];
-        // Without an address in it, nothing of IPv6 gets here.
-        if !self.port.port.port_security || !self.macs(Family::V6).is_empty() {
-            rules.push(over(&dhcp(547), limits.dhcp, &c.from_limited));
-            rules.push(over(&[Term::Protocol(58)], limits.nd, &c.from_limited));
-        }
-        rules.push(vec![Term::Jump(names::fixed(names::SERVICES))]);
-        let mut gateways: Vec<IpAddr> = Vec::new();
-        let subnets = self.port.addresses.iter().map(|(_, subnet)| subnet);
-        let link_local = self.config.gateway_link_local.map(IpAddr::from);
-        for gateway in subnets
-            .filter_map(|subnet| subnet.gateway)
-            .chain(link_local)
-        {
-            if !gateways.contains(&gateway) {
-                gateways.push(gateway);
-            }
-        }
-        for gateway in gateways {
-            let family = Family::of(gateway);
-            let echo = match family {
-                Family::V4 => 8,
-                Family::V6 => 128,
-            };
-            let to = [
-                Term::Family(family),
-                Term::Address(Side::Destination, IpNet::from(gateway)),
-            ];
-            let mut serve = |what: [Term; 2]| {
-                rules.push(
-                    to.iter()
-                        .cloned()
-                        .chain(what)
-                        .chain([Term::Accept])
-                        .collect(),
-                );
-            };
-            serve([Term::Protocol(family.icmp()), Term::IcmpType(family, echo)]);
-            if self.config.dns {
-                serve([Term::Protocol(17), Term::Port(53, 53)]);
-                serve([Term::Protocol(6), Term::Port(53, 53)]);
-            }
-        }
-        rules.extend(self.log());
-        rules.push(vec![Term::Count(c.from_dropped.clone()), Term::Drop]);
-        rules
-    }
-
-    fn arp(&self) -> Vec<Rule> {
-        let c = &self.counters;
-        let mut rules = vec![over(&[], self.config.limits.arp, &c.from_limited)];
-        if !self.port.port.port_security {
-            rules.push(vec![Term::Accept]);
-            return rules;
-        }
-        let accept = |mac, net: IpNet| -> Rule {
+    fn sender_prefixes(&self) -> Vec<Rule> {
+        let prefixes = self.of_family(Family::V4).filter(|(_, net)| !single(net));
+        let accept = |(mac, net): (Mac, IpNet)| -> Rule {
             let who = [Term::EtherSource(mac), Term::ArpMac(mac)].into_iter();
             let from = (net.prefix_len() > 0).then_some(Term::ArpAddress(net));
             who.chain(from).chain([Term::Accept]).collect()
         };
-        let ours = sources(self.port).filter(|(_, net)| Family::of(net.addr()) == Family::V4);
-        rules.extend(ours.map(|(mac, net)| accept(mac, net)));
-        // Whether an address is free is asked without having one (RFC 5227).
-        let nobody = IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
-        rules.extend(
-            self.macs(Family::V4)
-                .into_iter()
-                .map(|mac| accept(mac, nobody)),
-        );
-        rules.push(vec![Term::Count(c.spoofed.clone()), Term::Drop]);
-        rules
+        prefixes.map(accept).collect()
     }
-
-    /// Shows what is about to be dropped, if somebody asked.
-    fn log(&self) -> Option<Rule> {
-        let port = &self.port.port;
-        let asked = |id: &str| self.config.log.contains(id);
-        let wanted =
-            asked(port.id.as_str()) || port.groups.iter().any(|group| asked(group.as_str()));
-        wanted.then(|| {
-            let prefix = format!("l2isolate {}", self.tap).into();
-            vec![
-                Term::Within(LOGGED),
-                Term::Log(self.config.log_group, prefix),
-            ]
-        })
-    }
-}
-
-/// Dropped packets of one chain that are shown, at most.
-const LOGGED: Limit = Limit {
-    rate: 10,
-    burst: 20,
-};
-
-fn over(what: &[Term], limit: Limit, count: &Name) -> Rule {
-    let refuse = [Term::Over(limit), Term::Count(count.clone()), Term::Drop];
-    what.iter().cloned().chain(refuse).collect()
-}
-
-fn too_many(connections: u32, count: &Name) -> Rule {
-    vec![
-        Term::New,
-        Term::Connections(connections),
-        Term::Count(count.clone()),
-        Term::Drop,
-    ]
 }
 
 /// The link-local address that a host makes from its hardware address

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use l2isolate_model::{
     document::ObjectId,
-    filter::{Key, Objects, SetType, Table, Term, Value},
+    filter::{Key, Objects, SetType, Table, Term, Value, Verdict},
     intent::{Change, Intent},
 };
 use l2isolate_plan::filter::{FilterConfig, Owner, Plan, Planner, base};
@@ -196,12 +196,22 @@ proptest! {
             }
         }
         for (key, value) in &all {
+            if let Key::Element(table, set, _) = key {
+                let set = Key::Set(*table, set.clone());
+                prop_assert!(all.contains_key(&set), "{} needs {}", key, set);
+            }
+            if let Value::Element(Some(Verdict::Jump(name))) = value {
+                let chain = Key::Chain(key.table(), name.clone());
+                prop_assert!(all.contains_key(&chain), "{} needs {}", key, chain);
+            }
             let Value::Chain(chain) = value else { continue };
             for term in chain.rules.iter().flatten() {
                 let table = key.table();
                 let needs = match term {
                     Term::Jump(name) => Key::Chain(table, name.clone()),
-                    Term::Dispatch(_, name) | Term::AddressIn(_, _, name) | Term::PortIn(name) => Key::Set(table, name.clone()),
+                    Term::Dispatch(_, name) | Term::AddressIn(_, _, name) | Term::PortIn(name)
+                    | Term::DeviceIn(_, name) | Term::SourceIn(_, name) | Term::DestinationIn(_, name)
+                    | Term::ArpSourceIn(name) | Term::ArpSenderIn(name) => Key::Set(table, name.clone()),
                     Term::Count(name) => Key::Counter(table, name.clone()),
                     _ => continue,
                 };
