@@ -11,6 +11,7 @@ mod counts;
 mod engine;
 mod firewall;
 mod flows;
+mod guests;
 mod logging;
 mod report;
 mod run;

@@ -91,6 +91,12 @@ impl Files {
         self.directory.join("state")
     }
 
+    /// What guests are told.
+    #[must_use]
+    pub fn guest(&self) -> PathBuf {
+        self.directory.join("guest")
+    }
+
     /// What the agent logs.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -178,11 +184,13 @@ fn ini(node: &Node, files: &Files) -> String {
          intent_directory = {}\n\
          state_directory = {}\n\
          socket = {}\n\
+         guest_directory = {}\n\
          loopbacks = {}/32, {}/128\n",
         node.name,
         files.intent().display(),
         files.state().display(),
         files.socket().display(),
+        files.guest().display(),
         node.loopback4,
         node.loopback6,
     )

@@ -19,6 +19,7 @@ pub mod bench;
 pub mod broker;
 pub mod daemon;
 pub mod demo;
+pub mod dhcp;
 mod error;
 pub mod fabric;
 pub mod lab;

@@ -17,7 +17,7 @@ use l2isolate_model::{
     port::{BindingState, CheckedPort},
 };
 
-use crate::{Config, FLOOR_METRIC, TapView};
+use crate::{Config, FLOOR_METRIC, TapView, guest};
 
 /// Settings of a tap that are the same for every port. `proxy_arp` is not
 /// among them: it opens and closes with the port.
@@ -85,6 +85,10 @@ fn wired(name: IfName, port: &CheckedPort, config: &Config) -> Objects {
     ]);
     let link_local = IpAddr::from(config.gateway_link_local);
     for address in gateways(port).chain([link_local]) {
+        objects.insert(Key::Address(name, on_link(address)), Value::Address);
+    }
+    if config.dhcp && guest::serves_dhcp(port) {
+        let address = IpAddr::from(guest::DHCP_ADDRESS);
         objects.insert(Key::Address(name, on_link(address)), Value::Address);
     }
     let here = match port.port.binding.state {

@@ -23,6 +23,7 @@ use l2isolate_model::filter::Limit;
 use l2isolate_plan::{
     Connections,
     filter::{FilterConfig, Limits},
+    guest::{GuestConfig, Known},
 };
 use nix::sys::sysinfo::sysinfo;
 pub(crate) use options::{Config, DEFAULT_SOCKET};
@@ -184,6 +185,7 @@ impl Config {
             loopbacks: self.loopbacks.clone(),
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
+            dhcp: self.dhcp,
             manage_host: self.manage_host,
             connections: self.firewall.then(|| Connections {
                 per_port: self.connections_per_port(),
@@ -195,6 +197,20 @@ impl Config {
     /// What one machine may have open: its own connections, and those to it.
     pub(crate) fn connections_per_port(&self) -> u32 {
         self.limit_connections.saturating_mul(2)
+    }
+
+    /// What of it guests' services are planned with; `known` is what dnsmasq
+    /// knows of options.
+    pub(crate) fn guest(&self, known: Known) -> GuestConfig {
+        GuestConfig {
+            dhcp: self.dhcp,
+            ipv6: self.ipv6_services,
+            dns: self.dns_servers.0.clone(),
+            domain: self.dhcp_domain.0.clone(),
+            lifetime: u32::try_from(self.dhcp_lease_time.as_secs()).unwrap_or(u32::MAX),
+            metadata: self.allow_metadata,
+            known,
+        }
     }
 
     /// What of it the firewall is planned with.

@@ -8,7 +8,7 @@ use l2isolate_model::Mac;
 
 use super::{
     LogFormat, Problem,
-    types::{Bounds, Prefixes, Typed, Words},
+    types::{Addresses, Bounds, Domain, Prefixes, Typed, Words},
 };
 
 /// Where the commands look for the agent.
@@ -181,6 +181,33 @@ options! {
     /// NFLOG group for dropped packets.
     ["l2isolate"] log_drops_group: u32 = "76", in 0..=65_535;
 
+    /// Whether the agent has a dnsmasq of its own serve DHCP to machines.
+    ["l2isolate"] dhcp: bool = "true";
+
+    /// Whether the agent answers machines' IPv6 router and neighbour
+    /// solicitations and DHCPv6.
+    ["l2isolate"] ipv6_services: bool = "true";
+
+    /// What machines are told lies below this directory: files for dnsmasq, and
+    /// its leases. Its user must be able to read there.
+    ["l2isolate"] guest_directory: PathBuf = "/run/l2isolate/guest";
+
+    /// The program that serves DHCP (Debian: dnsmasq-base).
+    ["l2isolate"] dnsmasq_program: PathBuf = "/usr/sbin/dnsmasq";
+
+    /// The user as which it runs.
+    ["l2isolate"] dnsmasq_user: String = "dnsmasq", check user_name;
+
+    /// Name servers of machines whose subnet names none, in order.
+    ["l2isolate"] dns_servers: Addresses = "";
+
+    /// Domain of all machines; the default is Neutron's.
+    ["l2isolate"] dhcp_domain: Domain = "openstacklocal";
+
+    /// How long leases hold, and what is advertised by IPv6, in seconds. With
+    /// another value dnsmasq is started anew.
+    ["l2isolate"] dhcp_lease_time: Duration = "86400", in 120..=31_536_000;
+
     /// How long deletions are held when more than half of the ports vanish at
     /// once, in seconds.
     ["l2isolate"] shrink_grace: Duration = "300", in 0..=86_400;
@@ -225,6 +252,16 @@ fn free_protocol(text: &str) -> Result<(), String> {
     match TAKEN.iter().find(|(number, _)| Some(*number) == taken) {
         Some((_, user)) => Err(format!("belongs to {user}, whose routes would be deleted")),
         None => Ok(()),
+    }
+}
+
+/// What useradd(8) takes by default.
+fn user_name(text: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if text.chars().all(plain) && !text.starts_with('-') {
+        Ok(())
+    } else {
+        Err("is no user's name".to_owned())
     }
 }
 

@@ -158,6 +158,43 @@ impl Typed for Prefixes {
     }
 }
 
+/// Addresses in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses(pub(crate) Vec<IpAddr>);
+
+impl Typed for Addresses {
+    const EXPECTED: &'static str = "addresses with commas between, like 10.255.0.53, 2001:db8::53";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        let one = |text: &str| {
+            let address = text.parse::<IpAddr>();
+            address.map_err(|_| format!("has {text:?}, which is no address"))
+        };
+        items.map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A domain, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Domain(pub(crate) Option<String>);
+
+impl Typed for Domain {
+    const EXPECTED: &'static str = "a domain like example.org, or nothing";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches('.');
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        l2isolate_plan::guest::check_name(text)?;
+        Ok(Self(Some(text.to_owned())))
+    }
+}
+
 /// Words, none twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Words(pub(crate) BTreeSet<String>);

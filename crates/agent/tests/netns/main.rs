@@ -17,6 +17,7 @@ mod bad_input;
 mod churn;
 mod commands;
 mod firewall;
+mod guests;
 mod harness;
 mod many;
 mod mend;

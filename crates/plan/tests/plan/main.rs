@@ -9,5 +9,6 @@
 
 mod common;
 mod filter;
+mod guest;
 mod properties;
 mod wiring;

@@ -34,6 +34,7 @@ fn an_active_port_has_everything() {
             "mtu of tap0 = 8950",
             "state of tap0 = up",
             "address 10.252.0.1/32 dev tap0 = present",
+            "address 169.254.169.254/32 dev tap0 = present",
             "address 2001:db8:1::1/128 dev tap0 = present",
             "address fe80::1/64 dev tap0 = present",
             "neighbour 10.252.0.5 dev tap0 = fa:16:3e:00:00:05",
@@ -87,7 +88,11 @@ fn no_gateway_no_address() {
     ));
     assert_eq!(
         keys(&objects, |key| matches!(key, Key::Address(..))),
-        ["address fe80::1/64 dev tap0 = present"]
+        [
+            // DHCP's is what a subnet without gateway is served from.
+            "address 169.254.169.254/32 dev tap0 = present",
+            "address fe80::1/64 dev tap0 = present"
+        ]
     );
     assert_eq!(announced(&objects).len(), 1);
 }
