@@ -28,6 +28,8 @@ pub struct Config {
     pub tap_mac: Mac,
     /// Link-local address of every tap's host end, on every host the same.
     pub gateway_link_local: Ipv6Addr,
+    /// Whether guests get metadata: its addresses are on every tap.
+    pub metadata: bool,
     /// Whether settings of the host as a whole are ours to make.
     pub manage_host: bool,
 }

@@ -9,5 +9,6 @@
 
 mod common;
 mod filter;
+mod metadata;
 mod properties;
 mod wiring;
