@@ -6,6 +6,7 @@
 //! * [`netns`] and [`wiring`] build it in namespaces of the lab's own; nothing
 //!   else of the machine is touched.
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
+//! * [`nova`] is a stub of Nova's metadata API.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
@@ -22,6 +23,7 @@ pub mod fabric;
 pub mod lab;
 pub mod matrix;
 pub mod netns;
+pub mod nova;
 pub mod path;
 pub mod probe;
 pub mod process;

@@ -5,6 +5,7 @@
 //! line, all of it at once.
 
 mod ini;
+mod metadata;
 mod options;
 mod substitute;
 #[cfg(test)]
@@ -180,6 +181,7 @@ impl Config {
             loopbacks: self.loopbacks.clone(),
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
+            metadata: self.allow_metadata,
             manage_host: self.manage_host,
         }
     }
@@ -211,6 +213,9 @@ impl Config {
     }
 }
 
+/// All that is said about what is wrong with a secret.
+const HIDDEN: &str = "is not what it should be (a $ that begins no reference is written $$)";
+
 struct Lookup<'a> {
     ini: &'a Ini,
     problems: Vec<Problem>,
@@ -229,11 +234,12 @@ impl Reader for Lookup<'_> {
             });
             match text.and_then(|text| read(&text)) {
                 Ok(value) => return Ok(value),
+                // The reason may quote the value as well.
                 Err(reason) => self.problems.push(Problem {
                     place: Some(value.place.clone()),
                     option: Some((spec.group, spec.name.to_owned())),
-                    value: Some(value.text.clone()),
-                    reason: spec.explain(&reason),
+                    value: (!T::SECRET).then(|| value.text.clone()),
+                    reason: spec.explain(if T::SECRET { HIDDEN } else { &reason }),
                 }),
             }
         }

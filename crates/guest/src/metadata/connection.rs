@@ -81,6 +81,9 @@ pub(super) async fn listen(
             next = next => next,
         };
         match (place, accepted) {
+            (Some(_), Ok((_, peer))) if socket::is_local(peer) => {
+                debug!(tap = %tap.name, %peer, "the host itself has no metadata here");
+            }
             (Some(place), Ok((stream, peer))) => {
                 let (shared, tap, end) = (Arc::clone(&shared), Arc::clone(&tap), end.clone());
                 tokio::spawn(serve(shared, tap, stream, peer, place, end));

@@ -1,14 +1,15 @@
 //! The sockets of a tap: one of each address family, bound to the device.
 //!
-//! What comes by another device, the loopback included, finds no socket: the
-//! proxy is reachable from taps alone, whatever the firewall is. And each tap
+//! What comes by another device finds no socket, and what the host says to
+//! itself is turned away: the proxy is reachable from taps alone, whatever the
+//! firewall is. And each tap
 //! has a queue of its own in the kernel. docs/adr/0004 has what speaks for it
 //! and what it costs.
 
 use std::{
     ffi::OsString,
     io,
-    net::{IpAddr, SocketAddrV6, TcpListener},
+    net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener},
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -111,6 +112,28 @@ pub(super) fn is_for(listener: &TcpListener, tap: IfName, index: u32) -> bool {
     // The kernel gives today's name of the device that it was bound to.
     device.is_ok_and(|device| device.to_str() == Some(tap.as_str()))
         && if_nametoindex(tap.as_str()) == Ok(index)
+}
+
+/// Whether an address is this host's own. What the host says to itself counts
+/// as come in by the tap (the kernel's routes of local addresses name one), and
+/// a link-local address would then be taken for the guest's.
+pub(super) fn is_local(peer: SocketAddr) -> bool {
+    let family = match peer {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let attempt = || -> nix::Result<()> {
+        let socket = socket::socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let mut address = peer;
+        address.set_port(0);
+        // What isn't local can't be bound to.
+        match address {
+            SocketAddr::V4(v4) => socket::bind(socket.as_raw_fd(), &SockaddrIn::from(v4)),
+            SocketAddr::V6(v6) => socket::bind(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
+        }
+    };
+    // Whoever can't be told from the host is taken for it.
+    attempt() != Err(Errno::EADDRNOTAVAIL)
 }
 
 /// What a tap's socket is called in the service manager's keeping.

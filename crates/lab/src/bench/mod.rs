@@ -3,12 +3,14 @@
 //!
 //! * [`attach`]: from a tap that is up to a wired port, and to the first
 //!   answer through the fabric.
+//! * [`guest`]: what guests get from their own hypervisor.
 //! * [`resync`]: the agent started with nothing in place, and with all.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
 //! machine that does something else meanwhile. Nothing here is asserted.
 
 pub mod attach;
+pub mod guest;
 mod message;
 mod monitor;
 mod reach;
@@ -38,6 +40,12 @@ pub enum Bench {
         /// Which routing daemons to run; default: FRR, then BIRD.
         #[arg(long, value_enum)]
         fabric: Option<Mix>,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// What guests get from their own hypervisor: metadata.
+    Guest {
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -94,6 +102,10 @@ impl Bench {
             } => {
                 let fabrics = fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]);
                 let report = attach::run(&common.agent()?, ports, &fabrics)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Guest { common } => {
+                let report = guest::run(&common.agent()?)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Resync {
