@@ -37,6 +37,13 @@ enum Command {
         #[arg(long, value_name = "FILE", required = true)]
         config_file: Vec<PathBuf>,
     },
+    /// Answer guests that ask for metadata, in the foreground: a process of its
+    /// own, without privileges.
+    Metadata {
+        /// INI file; may be given several times, later files win.
+        #[arg(long, value_name = "FILE", required = true)]
+        config_file: Vec<PathBuf>,
+    },
     /// Is the agent in sync, and if not, why?
     Status(Ask),
     /// What has become of each port?
@@ -92,6 +99,7 @@ struct Ask {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent { config_file } => commands::agent::run(&config_file),
+        Command::Metadata { config_file } => commands::metadata::run(&config_file),
         Command::Status(ask) => commands::status::run(&ask.socket, ask.json),
         Command::Ports(ask) => commands::ports::run(&ask.socket, ask.json),
         Command::Diff { ask, config_file } => {

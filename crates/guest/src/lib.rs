@@ -12,6 +12,8 @@
 //!   DHCPv4 from them, one process for the guests of all networks.
 //! * [`responder`] answers what dnsmasq can't: router and neighbour
 //!   solicitations and DHCPv6, from packet sockets, one a tap.
+//! * [`metadata`] is the proxy that answers at 169.254.169.254 and
+//!   fe80::a9fe:a9fe, a process of its own without privileges.
 //!
 //! Owns the directories below the one it is given, whole, and the dnsmasq that
 //! serves from them. What can break it: another program that writes there;
@@ -20,6 +22,7 @@
 mod backend;
 pub mod dnsmasq;
 mod files;
+pub mod metadata;
 pub mod responder;
 
 pub use backend::{Backend, Error, Way};

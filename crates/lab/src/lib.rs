@@ -7,6 +7,7 @@
 //!   else of the machine is touched.
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
 //! * [`broker`] is a RabbitMQ of a lab's or a test's own.
+//! * [`nova`] is a stub of Nova's metadata API.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
@@ -26,6 +27,7 @@ pub mod lab;
 pub mod matrix;
 pub mod netns;
 pub mod neutron;
+pub mod nova;
 pub mod path;
 pub mod probe;
 pub mod process;

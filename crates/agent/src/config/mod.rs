@@ -5,6 +5,7 @@
 //! line, all of it at once.
 
 mod ini;
+mod metadata;
 mod options;
 mod substitute;
 #[cfg(test)]
@@ -186,6 +187,7 @@ impl Config {
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
             dhcp: self.dhcp,
+            metadata: self.allow_metadata,
             manage_host: self.manage_host,
             connections: self.firewall.then(|| Connections {
                 per_port: self.connections_per_port(),
@@ -251,6 +253,8 @@ fn memory() -> u64 {
     // It only fails for a wrong address.
     sysinfo().map_or(0, |info| info.ram_total())
 }
+/// All that is said about what is wrong with a secret.
+const HIDDEN: &str = "is not what it should be (a $ that begins no reference is written $$)";
 
 struct Lookup<'a> {
     ini: &'a Ini,
@@ -270,11 +274,12 @@ impl Reader for Lookup<'_> {
             });
             match text.and_then(|text| read(&text)) {
                 Ok(value) => return Ok(value),
+                // The reason may quote the value as well.
                 Err(reason) => self.problems.push(Problem {
                     place: Some(value.place.clone()),
                     option: Some((spec.group, spec.name.to_owned())),
-                    value: Some(value.text.clone()),
-                    reason: spec.explain(&reason),
+                    value: (!T::SECRET).then(|| value.text.clone()),
+                    reason: spec.explain(if T::SECRET { HIDDEN } else { &reason }),
                 }),
             }
         }

@@ -4,10 +4,12 @@
 use std::{net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use l2isolate_guest::metadata::Secret;
 use l2isolate_model::Mac;
 
 use super::{
     LogFormat, Problem,
+    metadata::{MetadataSource, Protocol, Servers},
     types::{Addresses, Bounds, Domain, Prefixes, Typed, Words},
 };
 
@@ -112,6 +114,34 @@ options! {
     /// The name under which the cloud knows this hypervisor.
     ["DEFAULT"] host: String = HOST_NAME;
 
+    /// Where Nova's metadata API is; several are asked in turn.
+    ["DEFAULT"] nova_metadata_host: Servers = "127.0.0.1";
+
+    /// Its TCP port.
+    ["DEFAULT"] nova_metadata_port: u16 = "8775", in 1..=65_535;
+
+    /// How it is spoken to.
+    ["DEFAULT"] nova_metadata_protocol: Protocol = "http";
+
+    /// With https: whether any certificate of it is believed.
+    ["DEFAULT"] nova_metadata_insecure: bool = "false";
+
+    /// With https: certificates of authorities (PEM); without a path the system's.
+    ["DEFAULT"] auth_ca_cert: Option<PathBuf> = "";
+
+    /// With https: a certificate to show (PEM), and its key.
+    ["DEFAULT"] nova_client_cert: Option<PathBuf> = "";
+
+    /// With https: the key of nova_client_cert (PEM).
+    ["DEFAULT"] nova_client_priv_key: Option<PathBuf> = "";
+
+    /// What Nova and the metadata proxy share. metadata_secret_file keeps it out
+    /// of configuration files.
+    ["DEFAULT"] metadata_proxy_shared_secret: Secret = "";
+
+    /// The socket of neutron-metadata-agent.
+    ["DEFAULT"] metadata_proxy_socket: PathBuf = "/var/lib/neutron/metadata_proxy";
+
     /// Documents of intent: the *.json files below this directory, which is
     /// watched.
     ["l2isolate"] intent_directory: PathBuf = "/etc/l2isolate/intent";
@@ -153,6 +183,28 @@ options! {
 
     /// Whether machines may ask 169.254.169.254 and fe80::a9fe:a9fe for metadata.
     ["l2isolate"] allow_metadata: bool = "true";
+
+    /// Where metadata comes from: the ports' intent, Nova's metadata API, or
+    /// neutron-metadata-agent on this host.
+    ["l2isolate"] metadata_source: MetadataSource = "intent";
+
+    /// A file of mode 0600 with the secret, instead of metadata_proxy_shared_secret.
+    ["l2isolate"] metadata_secret_file: Option<PathBuf> = "";
+
+    /// Here the agent tells the metadata proxy of each tap.
+    ["l2isolate"] metadata_directory: PathBuf = "/run/l2isolate/metadata";
+
+    /// The user that the metadata proxy becomes, if it is started as root.
+    ["l2isolate"] metadata_user: String = "l2isolate-metadata";
+
+    /// Connections of one machine to the metadata proxy that are served at once.
+    ["l2isolate"] metadata_connections: u32 = "16", in 2..=1024;
+
+    /// Largest body of a machine's request for metadata, in bytes.
+    ["l2isolate"] metadata_body: u32 = "1048576", in 0..=1_073_741_824;
+
+    /// How long Nova may take to answer, in seconds.
+    ["l2isolate"] metadata_timeout: Duration = "30", in 1..=600;
 
     /// Whether machines may ask their gateway for names (port 53).
     ["l2isolate"] allow_dns: bool = "false";

@@ -20,6 +20,8 @@ pub(super) type Bounds = Option<RangeInclusive<u64>>;
 pub(super) trait Typed: Sized {
     /// What is expected, in words.
     const EXPECTED: &'static str;
+    /// Whether no message may show a value.
+    const SECRET: bool = false;
 
     /// Reads a value.
     ///
@@ -80,6 +82,14 @@ fn in_bounds<T>(value: T, number: u64, bounds: &Bounds) -> Result<T, String> {
 }
 
 impl Typed for u8 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
+        number(text, bounds)
+    }
+}
+
+impl Typed for u16 {
     const EXPECTED: &'static str = "a whole number";
 
     fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {

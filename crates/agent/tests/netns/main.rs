@@ -21,6 +21,7 @@ mod guests;
 mod harness;
 mod many;
 mod mend;
+mod metadata;
 mod proxy_arp;
 mod reach;
 mod restart;

@@ -47,6 +47,12 @@ pub enum Bench {
         #[command(flatten)]
         common: Common,
     },
+    /// What guests get from their own hypervisor: metadata.
+    Guest {
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
     /// The agent is started with nothing in place, then killed and started
     /// with everything in place, under traffic.
     Resync {
@@ -122,6 +128,10 @@ impl Bench {
             } => {
                 let fabrics = fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]);
                 let report = attach::run(&common.agent()?, ports, &fabrics)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Guest { common } => {
+                let report = guest::run(&common.agent()?)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Resync {

@@ -4,6 +4,7 @@
 //! ```text
 //!   dnsmasq ── DHCPv4: two files a port, and the server's arguments
 //!   ipv6    ── router advertisements, neighbour discovery, DHCPv6
+//!   metadata ── a document for the metadata proxy
 //!   name    ── which host names are legal
 //!   option4, option6 ── Neutron's extra_dhcp_opts, checked and encoded
 //! ```
@@ -13,6 +14,7 @@
 
 pub mod dnsmasq;
 mod ipv6;
+pub mod metadata;
 mod name;
 pub mod option4;
 mod option6;

@@ -10,5 +10,6 @@
 mod common;
 mod filter;
 mod guest;
+mod metadata;
 mod properties;
 mod wiring;

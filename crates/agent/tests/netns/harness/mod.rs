@@ -14,6 +14,7 @@ mod flow;
 mod guest;
 mod intent;
 mod kernel;
+mod metadata;
 mod random;
 
 use std::{
@@ -34,12 +35,13 @@ use nix::{
 };
 use tempfile::TempDir;
 
-pub(crate) use agent::{Agent, run};
+pub(crate) use agent::{Agent, PROGRAM, run};
 pub(crate) use arp::{Arp, advertise_router, packets};
 pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
 pub(crate) use kernel::{SETTINGS, array, expected, observed};
+pub(crate) use metadata::Proxy;
 pub(crate) use random::Random;
 
 /// What the hypervisor announces beside its guests.

@@ -1,8 +1,10 @@
 //! `bench guest`: what guests get from their own hypervisor, and how soon.
 //!
 //! * [`dhcp`]: all of them boot at once; a new port is served.
+//! * [`metadata`]: all of them ask the proxy for what a stub of Nova says.
 
 mod dhcp;
+mod metadata;
 
 use std::path::Path;
 
@@ -17,6 +19,9 @@ pub struct Report {
     /// DHCP's figures.
     #[serde(flatten)]
     pub dhcp: dhcp::Report,
+    /// The metadata proxy's figures.
+    #[serde(flatten)]
+    pub metadata: metadata::Report,
 }
 
 /// Measures with so many ports.
@@ -29,5 +34,6 @@ pub fn run(agent: &Path, ports: usize) -> Result<Report> {
     let site = Site::up(Mix::Bird, agent.to_owned(), all, |_| false)?;
     let dhcp = dhcp::measure(&site, ports)?;
     site.lab.down()?;
-    Ok(Report { dhcp })
+    let metadata = metadata::run(agent)?;
+    Ok(Report { dhcp, metadata })
 }
