@@ -365,6 +365,12 @@ impl Engine {
             tap,
             marked: self.complete && self.marked(name),
         });
+        if let Some(guests) = &mut self.guests {
+            let port = port.map(AsRef::as_ref);
+            let entry =
+                l2isolate_plan::guest::metadata::plan(name, view.as_ref(), port, &self.config);
+            guests.metadata(name, entry.as_ref());
+        }
         // Before the intent is complete a tap may have a port all the same.
         let objects =
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::Context;
 use l2isolate_guest::{
-    Backend, Way,
+    Backend, Directory, Way,
     dnsmasq::{Noticed, Settings, TICK, known_options},
     responder::{Local, Responder},
 };
@@ -26,6 +26,7 @@ use l2isolate_model::{
     IfName,
     guest::{Key, Service, Value, ipv6::Answers},
     intent::{Intent, Outcome},
+    metadata::entry::Entry,
     problem::Problem,
     tap::Tap,
 };
@@ -33,6 +34,7 @@ use l2isolate_plan::guest::{
     DHCP_ADDRESS, GuestConfig, GuestRules, Known, Owner, dnsmasq::Server, plan,
 };
 use l2isolate_reconcile::{Change, Reconciler};
+use nix::unistd::User;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
@@ -88,16 +90,30 @@ impl Guests {
             directory,
             user: &config.dnsmasq_user,
         };
+        let mut directories = Vec::new();
         // What an agent with other settings has left behind is cleared.
-        let used = config.dhcp || directory.exists();
-        let backend = used.then(|| {
+        let dhcp = config.dhcp || directory.exists();
+        if dhcp {
+            directories.extend([Service::Hosts, Service::Options].map(|service| Directory {
+                service,
+                path: directory.join(service.directory()),
+                group: None,
+            }));
+        }
+        if config.allow_metadata || config.metadata_directory.exists() {
+            directories.push(Directory {
+                service: Service::Metadata,
+                path: config.metadata_directory.clone(),
+                group: Some(group_of(&config.metadata_user)),
+            });
+        }
+        let backend = (!directories.is_empty()).then(|| {
             let settings = Settings {
                 program: config.dnsmasq_program.clone(),
                 directory: directory.clone(),
                 leases: server.leases(),
             };
-            let services = [Service::Hosts, Service::Options];
-            Backend::open(directory.clone(), &services, Some(settings))
+            Backend::open(directories, dhcp.then_some(settings))
         });
         let local = Local {
             mac: config.tap_mac,
@@ -121,9 +137,9 @@ impl Guests {
         }
         let mut guests = Self {
             config: guest,
-            backend: backend
-                .transpose()
-                .context("set guest_directory to a place where the agent can write")?,
+            backend: backend.transpose().context(
+                "set guest_directory and metadata_directory to places where the agent can write",
+            )?,
             reconciler,
             responder,
             answers: BTreeMap::new(),
@@ -170,6 +186,17 @@ impl Guests {
                 self.tell(*tap);
             }
         }
+    }
+
+    /// What the metadata proxy shall know of a tap; `None`: nothing.
+    pub(crate) fn metadata(&mut self, tap: IfName, entry: Option<&Entry>) {
+        let file = entry.and_then(|entry| {
+            // Every field has a JSON form.
+            let content = Value::Content(entry.to_json().ok()?.into());
+            let name = Entry::file_name(tap).into();
+            Some((Key::File(Service::Metadata, name), content))
+        });
+        self.reconciler.want(&Owner::Metadata(tap), file);
     }
 
     /// What the intent doesn't name may go.
@@ -393,6 +420,14 @@ impl Guests {
     /// Whether DHCP is served at all.
     pub(crate) fn serves_dhcp(&self) -> bool {
         self.config.dhcp
+    }
+}
+
+/// The group of the metadata proxy's user, or root's if there is no such user.
+fn group_of(user: &str) -> u32 {
+    match User::from_name(user) {
+        Ok(Some(user)) => user.gid.as_raw(),
+        _ => 0,
     }
 }
 

@@ -229,10 +229,11 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
         firewall.flat_map(move |firewall| firewall.reconciler().differences_of(owner))
     });
     let filtered = filtered.map(|difference| plain_report(Some(id.clone()), &difference));
-    let guest_owner = entry
-        .effective()
-        .map(|checked| guest::Owner::Tap(checked.port.tap));
-    let told = guest_owner.iter().flat_map(|owner| {
+    let guest_owners = entry.effective().map(|checked| {
+        let tap = checked.port.tap;
+        [guest::Owner::Tap(tap), guest::Owner::Metadata(tap)]
+    });
+    let told = guest_owners.iter().flatten().flat_map(|owner| {
         let guests = engine.guests().into_iter();
         guests.flat_map(move |guests| guests.reconciler().differences_of(owner))
     });
@@ -289,7 +290,9 @@ pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
         let reconciler = guests.reconciler();
         reconciler.differences().map(|difference| {
             let port = match reconciler.owner(difference.key) {
-                Some(guest::Owner::Tap(tap)) => engine.intent().on_tap(*tap),
+                Some(guest::Owner::Tap(tap) | guest::Owner::Metadata(tap)) => {
+                    engine.intent().on_tap(*tap)
+                }
                 _ => None,
             };
             plain_report(port.map(|checked| checked.port.id.clone()), &difference)

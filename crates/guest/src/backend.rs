@@ -1,6 +1,6 @@
 //! Files and the DHCP server, behind the model's keys and values.
 
-use std::{io, net::Ipv4Addr, path::PathBuf, time::Instant};
+use std::{io, net::Ipv4Addr, time::Instant};
 
 use l2isolate_model::{
     IfName,
@@ -10,7 +10,7 @@ use l2isolate_reconcile::Change;
 
 use crate::{
     dnsmasq::{self, Noticed, Server, Settings},
-    files::Files,
+    files::{Directory, Files},
 };
 
 /// Why an object can't be as wanted.
@@ -36,7 +36,6 @@ pub type Way = (IfName, Vec<Ipv4Addr>);
 pub struct Backend {
     files: Files,
     server: Option<Server>,
-    directory: PathBuf,
 }
 
 impl Backend {
@@ -45,18 +44,15 @@ impl Backend {
     ///
     /// # Errors
     /// The directories can't be made.
-    pub fn open(
-        directory: PathBuf,
-        services: &[Service],
-        server: Option<Settings>,
-    ) -> Result<Self, Error> {
-        let failed = |error| Error::Io(format!("making {}", directory.display()), error);
-        dnsmasq::make_directory(&directory).map_err(failed)?;
-        let files = Files::new(&directory, services).map_err(failed)?;
+    pub fn open(directories: Vec<Directory>, server: Option<Settings>) -> Result<Self, Error> {
+        let failed = |error| Error::Io("making the directories of guests' files".to_owned(), error);
+        if let Some(settings) = &server {
+            dnsmasq::make_directory(&settings.directory).map_err(failed)?;
+        }
+        let files = Files::new(directories).map_err(failed)?;
         Ok(Self {
             files,
             server: server.map(Server::new),
-            directory,
         })
     }
 
@@ -65,7 +61,7 @@ impl Backend {
     /// # Errors
     /// A directory can't be read.
     pub fn observe(&mut self) -> Result<Objects, Error> {
-        let failed = |error| Error::Io(format!("reading {}", self.directory.display()), error);
+        let failed = |error| Error::Io("reading guests' files".to_owned(), error);
         let mut objects = self.files.observe().map_err(failed)?;
         if let Some(value) = self.server.as_mut().and_then(Server::observe) {
             objects.insert(Key::Server, value);

@@ -3,8 +3,8 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -12,49 +12,53 @@ use std::io::Write as _;
 
 use l2isolate_model::guest::{Key, Name, Objects, Service, Value};
 
-/// Programs with users of their own read them; nothing in them is secret.
-const DIRECTORY: u32 = 0o755;
-const FILE: u32 = 0o644;
+/// A directory of files, and who else may read them.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// For whom.
+    pub service: Service,
+    /// Where.
+    pub path: PathBuf,
+    /// The group that may read it, by number; absent: everybody may.
+    pub group: Option<u32>,
+}
+
+impl Directory {
+    fn modes(&self) -> (u32, u32) {
+        match self.group {
+            Some(_) => (0o750, 0o640),
+            None => (0o755, 0o644),
+        }
+    }
+}
 
 /// The directories.
 #[derive(Debug)]
 pub(crate) struct Files {
-    directory: PathBuf,
-    services: Vec<Service>,
+    directories: Vec<Directory>,
 }
 
 impl Files {
     /// Makes the directories that aren't there.
-    pub(crate) fn new(directory: &Path, services: &[Service]) -> io::Result<Self> {
-        let files = Self {
-            directory: directory.to_owned(),
-            services: services.to_vec(),
-        };
-        for service in services {
-            files.make(*service)?;
-        }
-        Ok(files)
+    pub(crate) fn new(directories: Vec<Directory>) -> io::Result<Self> {
+        directories.iter().try_for_each(make)?;
+        Ok(Self { directories })
     }
 
-    fn make(&self, service: Service) -> io::Result<()> {
-        let path = self.below(service);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY)
-            .create(path)
-    }
-
-    fn below(&self, service: Service) -> PathBuf {
-        self.directory.join(service.directory())
+    fn of(&self, service: Service) -> io::Result<&Directory> {
+        let mut all = self.directories.iter();
+        all.find(|directory| directory.service == service)
+            .ok_or_else(|| io::Error::other("nobody is there to read it"))
     }
 
     /// Everything in the directories.
     pub(crate) fn observe(&self) -> io::Result<Objects> {
         let mut objects = Objects::new();
-        for service in &self.services {
+        for directory in &self.directories {
+            let service = &directory.service;
             // Somebody may have taken it away.
-            self.make(*service)?;
-            for entry in fs::read_dir(self.below(*service))? {
+            make(directory)?;
+            for entry in fs::read_dir(&directory.path)? {
                 let entry = entry?;
                 let file_name = entry.file_name();
                 let Some(name) = file_name.to_str() else {
@@ -84,17 +88,20 @@ impl Files {
         name: &Name,
         content: &Arc<str>,
     ) -> io::Result<()> {
-        let directory = self.below(service);
-        let aside = directory.join(format!(".{name}"));
+        let directory = self.of(service)?;
+        let aside = directory.path.join(format!(".{name}"));
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
-            .mode(FILE)
+            .mode(directory.modes().1)
             .open(&aside)?;
+        if directory.group.is_some() {
+            fchown(&file, None, directory.group)?;
+        }
         file.write_all(content.as_bytes())?;
         drop(file);
-        let path = directory.join(name.as_ref());
+        let path = directory.path.join(name.as_ref());
         match fs::rename(&aside, &path) {
             // Nobody writes directories here; one that is in the way goes.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
@@ -107,7 +114,7 @@ impl Files {
 
     /// Removes a file; that it isn't there is as good.
     pub(crate) fn remove(&self, service: Service, name: &Name) -> io::Result<()> {
-        let path = self.below(service).join(name.as_ref());
+        let path = self.of(service)?.path.join(name.as_ref());
         let removed = match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(&path),
             other => other,
@@ -116,6 +123,18 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
+    }
+}
+
+/// Makes a directory, if it isn't there.
+fn make(directory: &Directory) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(directory.modes().0)
+        .create(&directory.path)?;
+    match directory.group {
+        Some(group) => chown(&directory.path, None, Some(group)),
+        None => Ok(()),
     }
 }
 
@@ -128,7 +147,12 @@ mod tests {
     #[test]
     fn what_is_written_is_observed() {
         let root = tempfile::TempDir::new().unwrap();
-        let files = Files::new(root.path(), &[Service::Hosts, Service::Options]).unwrap();
+        let directory = |service: Service| Directory {
+            service,
+            path: root.path().join(service.directory()),
+            group: None,
+        };
+        let files = Files::new([Service::Hosts, Service::Options].map(directory).into()).unwrap();
         let name: Name = "p1".into();
         files.write(Service::Hosts, &name, &"one\n".into()).unwrap();
         files.write(Service::Hosts, &name, &"two\n".into()).unwrap();

@@ -26,3 +26,4 @@ pub mod metadata;
 pub mod responder;
 
 pub use backend::{Backend, Error, Way};
+pub use files::Directory;

@@ -47,12 +47,6 @@ pub enum Bench {
         #[command(flatten)]
         common: Common,
     },
-    /// What guests get from their own hypervisor: metadata.
-    Guest {
-        /// As with every bench.
-        #[command(flatten)]
-        common: Common,
-    },
     /// The agent is started with nothing in place, then killed and started
     /// with everything in place, under traffic.
     Resync {
@@ -83,7 +77,7 @@ pub enum Bench {
         common: Common,
     },
     /// Guests boot, all at once and one by one: how long until they have their
-    /// leases.
+    /// leases; and all of them ask for metadata.
     Guest {
         /// How many at once.
         #[arg(long, default_value_t = 300)]
@@ -128,10 +122,6 @@ impl Bench {
             } => {
                 let fabrics = fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]);
                 let report = attach::run(&common.agent()?, ports, &fabrics)?;
-                (serde_json::to_value(report), common.json)
-            }
-            Self::Guest { common } => {
-                let report = guest::run(&common.agent()?)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Resync {

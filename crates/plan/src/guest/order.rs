@@ -13,6 +13,8 @@ pub enum Owner {
     Host,
     /// A tap, with the port on it.
     Tap(IfName),
+    /// What the metadata proxy knows of a tap: it depends on the device too.
+    Metadata(IfName),
 }
 
 /// The rules for what guests are told.

@@ -185,8 +185,10 @@ impl Host {
             loopbacks: Vec::new(),
             tap_mac: TAP_MAC.parse().unwrap(),
             gateway_link_local: super::LINK_LOCAL.parse().unwrap(),
+            dhcp: true,
             metadata: true,
             manage_host: true,
+            connections: None,
         };
         let checked = intent.on_tap(name).map(AsRef::as_ref);
         metadata::plan(name, Some(&view), checked, &config)

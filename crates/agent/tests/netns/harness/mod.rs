@@ -125,12 +125,15 @@ impl Host {
         };
         let config = format!(
             "[DEFAULT]\nhost = hv1\n[l2isolate]\nintent_directory = {}\nstate_directory = {}\n\
-             socket = {}\nguest_directory = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\n\
+             socket = {}\nguest_directory = {}\nmetadata_directory = {}\n\
+             metadata_user = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\n\
              log_level = debug\n{firewall}{services}{options}\n",
             host.intent().display(),
             host.path("state").display(),
             host.socket().display(),
             host.path("guest").display(),
+            host.path("map").display(),
+            metadata::USER,
         );
         // dnsmasq runs as a user of its own, and reads below it.
         fs::set_permissions(host.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
