@@ -23,8 +23,8 @@ use crate::{
 
 /// New ports, one after the other.
 pub(super) const NEW: usize = 50;
-/// Before a client asks again, when all boot at once.
-const RETRY: Duration = Duration::from_millis(250);
+/// Before a client asks again, when all boot at once: sooner than any real one.
+const RETRY: Duration = Duration::from_secs(1);
 /// The same for a new port: as often as its limit allows for a while.
 const RETRY_NEW: Duration = Duration::from_millis(5);
 /// Longest wait for leases.
@@ -128,12 +128,13 @@ fn check(vm: &Vm, answer: &Answer) -> Result<()> {
 /// The first offer for a new port.
 fn first_offer(client: &mut Client, vm: &Vm) -> Result<Answer> {
     let end = Instant::now() + LIMIT;
+    let _ = client.send(DISCOVER, &[]);
     while Instant::now() < end {
         if process::interrupted() {
             return Err(Error::Interrupted);
         }
         // What can't be sent yet is sent again.
-        let _ = client.send(DISCOVER, &[]);
+        let _ = client.again();
         if let Some(offer) = client.answer(RETRY_NEW) {
             return Ok(offer);
         }
@@ -180,10 +181,12 @@ impl<'a> Guest<'a> {
         {
             return;
         }
-        self.asked = Some(now);
-        self.offer = None;
         // What can't be sent yet is sent again.
-        let _ = self.client.send(DISCOVER, &[]);
+        let _ = match self.asked {
+            None => self.client.send(DISCOVER, &[]),
+            Some(_) => self.client.again(),
+        };
+        self.asked = Some(now);
     }
 
     /// Takes answers in.
@@ -193,6 +196,7 @@ impl<'a> Guest<'a> {
                 OFFER if self.offer.is_none() => {
                     check(self.vm, &answer)?;
                     let _ = self.client.request(&answer);
+                    self.asked = Some(Instant::now());
                     self.offer = Some(answer);
                 }
                 ACK => {
