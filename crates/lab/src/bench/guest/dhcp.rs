@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// DHCP's figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// From when the taps of all ports begin to appear to the last lease.
+    /// From when all guests start, on taps that are there, to the last lease.
     pub dhcp_all_s: f64,
     /// From when a new port's intent is there to the first offer.
     pub dhcp_new_ms: Median,
@@ -57,6 +57,9 @@ pub(super) fn measure(site: &Site, ports: usize) -> Result<Report> {
     let first: Vec<&Vm> = first.iter().collect();
     agent::write_intent(&files, "ports", &agent::ports(&first))?;
     process::sleep(SETTLE)?;
+    // As from Nova, taps come before their guests.
+    plug(site, &first)?;
+    process::sleep(SETTLE)?;
     let all = all_at_once(site, &first)?;
     progress(&format!(
         "  {} leases in {} s",
@@ -66,6 +69,7 @@ pub(super) fn measure(site: &Site, ports: usize) -> Result<Report> {
     let mut samples = Vec::new();
     for vm in new {
         plug(site, &[vm])?;
+        start(site, &[vm])?;
         process::sleep(PAUSE)?;
         let mut client = client(site, vm)?;
         let started = Instant::now();
@@ -84,16 +88,22 @@ pub(super) fn measure(site: &Site, ports: usize) -> Result<Report> {
     })
 }
 
-/// Has taps appear, and their guests' ends go up.
+/// Has taps appear.
 fn plug(site: &Site, vms: &[&Vm]) -> Result<()> {
+    say(site, vms, |vm| site.tap_line(vm))
+}
+
+/// Starts guests, as when QEMU opens their taps: carrier.
+fn start(site: &Site, vms: &[&Vm]) -> Result<()> {
+    say(site, vms, |vm| Site::start_lines(vm, false))
+}
+
+fn say(site: &Site, vms: &[&Vm], line: impl Fn(&Vm) -> String) -> Result<()> {
     let Some(namespace) = vms.first().map(|vm| site.guest_namespace(vm, false)) else {
         return Ok(());
     };
     let mut ip = Ip::open(&namespace)?;
-    let lines: String = vms.iter().map(|vm| site.tap_line(vm)).collect();
-    ip.say(&lines)?;
-    let lines: String = vms.iter().map(|vm| Site::start_lines(vm, false)).collect();
-    ip.say(&lines)?;
+    ip.say(&vms.iter().map(|vm| line(vm)).collect::<String>())?;
     ip.finish()
 }
 
@@ -221,9 +231,9 @@ fn all_at_once(site: &Site, vms: &[&Vm]) -> Result<Duration> {
     let mut guests = netns::inside(&namespace, open)??;
     let started = Instant::now();
     std::thread::scope(|scope| {
-        let plugged = scope.spawn(|| plug(site, vms));
+        let running = scope.spawn(|| start(site, vms));
         let finished = boot(&mut guests, started);
-        match plugged.join() {
+        match running.join() {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
