@@ -123,6 +123,7 @@ pub struct Client {
     socket: UdpSocket,
     mac: [u8; 6],
     transaction: u32,
+    last: Vec<u8>,
 }
 
 impl Client {
@@ -159,6 +160,7 @@ impl Client {
             socket,
             mac,
             transaction: u32::from_be_bytes([c, d, e, f]),
+            last: Vec::new(),
         })
     }
 
@@ -203,7 +205,17 @@ impl Client {
         bytes.extend(ASKED);
         bytes.push(255);
         bytes.resize(bytes.len().max(300), 0);
-        self.raw(&bytes)
+        self.last = bytes;
+        self.again()
+    }
+
+    /// Sends the last message again, as clients do that get no answer: it is
+    /// the same transaction.
+    ///
+    /// # Errors
+    /// The device is down.
+    pub fn again(&self) -> std::io::Result<()> {
+        self.raw(&self.last)
     }
 
     /// Sends any bytes to the server.

@@ -67,7 +67,8 @@ impl Place {
         let directory = self.directory.display();
         let script = format!(
             "mount --bind {directory}/etc /etc && \
-             mkdir -p /var/lib/dhcp /var/lib/dhcpcd && \
+             mkdir -p /var/lib/dhcp /var/lib/dhcpcd /run/dhcpcd && \
+             mount --bind {directory}/run /run/dhcpcd && \
              mount --bind {directory}/dhcp /var/lib/dhcp && \
              mount --bind {directory}/dhcpcd /var/lib/dhcpcd && \
              {line}"

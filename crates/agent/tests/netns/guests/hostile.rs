@@ -133,7 +133,7 @@ fn malformed_and_endless_solicitations_harm_nobody() {
     let mut sent = 0_u32;
     while Instant::now() < end {
         let one = &whole[random.below(3) as usize];
-        let bytes = if sent % 2 == 0 {
+        let bytes = if sent.is_multiple_of(2) {
             one.clone()
         } else {
             garbage(&mut random, one)

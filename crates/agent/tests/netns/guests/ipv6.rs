@@ -33,6 +33,14 @@ fn ordinary(cloud: &Cloud, machine: &Machine) {
     let _ = cloud;
 }
 
+/// Waits until its addresses have passed their test; a client can't use them
+/// before.
+fn tested(cloud: &Cloud, machine: &Machine) {
+    cloud.host.until("its addresses are tested", || {
+        !machine.ip("-6 addr show dev eth0").contains("tentative")
+    });
+}
+
 fn global(machine: &Machine) -> String {
     machine.ip("-6 addr show dev eth0 scope global")
 }
@@ -132,6 +140,7 @@ fn modes_decide_who_gives_what() {
             place.path("pid").display()
         )
     };
+    tested(&cloud, &machine);
     let log = place.run(&machine, &line("-S"));
     place.end("pid");
     let text = place.read("dhcp/leases") + &place.read("etc/resolv.conf");
@@ -158,6 +167,7 @@ fn modes_decide_who_gives_what() {
         machine.ip("-6 route show").contains("default")
     });
     assert_eq!(global(&machine), "");
+    tested(&cloud, &machine);
     let log = place.run(&machine, &line(""));
     place.end("pid");
     let addresses = global(&machine);

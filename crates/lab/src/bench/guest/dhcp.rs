@@ -23,8 +23,8 @@ use crate::{
 
 /// New ports, one after the other.
 pub(super) const NEW: usize = 50;
-/// Before a client asks again, when all boot at once.
-const RETRY: Duration = Duration::from_millis(250);
+/// Before a client asks again, when all boot at once: sooner than any real one.
+const RETRY: Duration = Duration::from_secs(1);
 /// The same for a new port: as often as its limit allows for a while.
 const RETRY_NEW: Duration = Duration::from_millis(5);
 /// Longest wait for leases.
@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// DHCP's figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// From when the taps of all ports begin to appear to the last lease.
+    /// From when all guests start, on taps that are there, to the last lease.
     pub dhcp_all_s: f64,
     /// From when a new port's intent is there to the first offer.
     pub dhcp_new_ms: Median,
@@ -57,6 +57,9 @@ pub(super) fn measure(site: &Site, ports: usize) -> Result<Report> {
     let first: Vec<&Vm> = first.iter().collect();
     agent::write_intent(&files, "ports", &agent::ports(&first))?;
     process::sleep(SETTLE)?;
+    // As from Nova, taps come before their guests.
+    plug(site, &first)?;
+    process::sleep(SETTLE)?;
     let all = all_at_once(site, &first)?;
     progress(&format!(
         "  {} leases in {} s",
@@ -66,6 +69,7 @@ pub(super) fn measure(site: &Site, ports: usize) -> Result<Report> {
     let mut samples = Vec::new();
     for vm in new {
         plug(site, &[vm])?;
+        start(site, &[vm])?;
         process::sleep(PAUSE)?;
         let mut client = client(site, vm)?;
         let started = Instant::now();
@@ -84,16 +88,22 @@ pub(super) fn measure(site: &Site, ports: usize) -> Result<Report> {
     })
 }
 
-/// Has taps appear, and their guests' ends go up.
+/// Has taps appear.
 fn plug(site: &Site, vms: &[&Vm]) -> Result<()> {
+    say(site, vms, |vm| site.tap_line(vm))
+}
+
+/// Starts guests, as when QEMU opens their taps: carrier.
+fn start(site: &Site, vms: &[&Vm]) -> Result<()> {
+    say(site, vms, |vm| Site::start_lines(vm, false))
+}
+
+fn say(site: &Site, vms: &[&Vm], line: impl Fn(&Vm) -> String) -> Result<()> {
     let Some(namespace) = vms.first().map(|vm| site.guest_namespace(vm, false)) else {
         return Ok(());
     };
     let mut ip = Ip::open(&namespace)?;
-    let lines: String = vms.iter().map(|vm| site.tap_line(vm)).collect();
-    ip.say(&lines)?;
-    let lines: String = vms.iter().map(|vm| Site::start_lines(vm, false)).collect();
-    ip.say(&lines)?;
+    ip.say(&vms.iter().map(|vm| line(vm)).collect::<String>())?;
     ip.finish()
 }
 
@@ -128,12 +138,13 @@ fn check(vm: &Vm, answer: &Answer) -> Result<()> {
 /// The first offer for a new port.
 fn first_offer(client: &mut Client, vm: &Vm) -> Result<Answer> {
     let end = Instant::now() + LIMIT;
+    let _ = client.send(DISCOVER, &[]);
     while Instant::now() < end {
         if process::interrupted() {
             return Err(Error::Interrupted);
         }
         // What can't be sent yet is sent again.
-        let _ = client.send(DISCOVER, &[]);
+        let _ = client.again();
         if let Some(offer) = client.answer(RETRY_NEW) {
             return Ok(offer);
         }
@@ -180,10 +191,12 @@ impl<'a> Guest<'a> {
         {
             return;
         }
-        self.asked = Some(now);
-        self.offer = None;
         // What can't be sent yet is sent again.
-        let _ = self.client.send(DISCOVER, &[]);
+        let _ = match self.asked {
+            None => self.client.send(DISCOVER, &[]),
+            Some(_) => self.client.again(),
+        };
+        self.asked = Some(now);
     }
 
     /// Takes answers in.
@@ -193,6 +206,7 @@ impl<'a> Guest<'a> {
                 OFFER if self.offer.is_none() => {
                     check(self.vm, &answer)?;
                     let _ = self.client.request(&answer);
+                    self.asked = Some(Instant::now());
                     self.offer = Some(answer);
                 }
                 ACK => {
@@ -217,9 +231,9 @@ fn all_at_once(site: &Site, vms: &[&Vm]) -> Result<Duration> {
     let mut guests = netns::inside(&namespace, open)??;
     let started = Instant::now();
     std::thread::scope(|scope| {
-        let plugged = scope.spawn(|| plug(site, vms));
+        let running = scope.spawn(|| start(site, vms));
         let finished = boot(&mut guests, started);
-        match plugged.join() {
+        match running.join() {
             Ok(result) => result?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
