@@ -28,8 +28,12 @@ use super::{
 
 /// Between two attempts to listen: first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// From then on it is somebody else who has the port.
+const PATIENCE: Duration = Duration::from_millis(400);
 /// After an error that another attempt at once won't mend.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a guest that has connected may take to ask when the proxy ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Header fields of a request.
 const FIELDS: usize = 64;
 
@@ -124,6 +128,10 @@ async fn open(
             }
             // The agent will say when it is there, or gone.
             Err(error @ socket::Error::NoDevice) => debug!(tap = %tap.name, %error, "can't listen"),
+            // The service manager may be about to close what it has kept.
+            Err(error @ socket::Error::Taken { .. }) if wait < PATIENCE => {
+                debug!(tap = %tap.name, %error, "can't listen");
+            }
             Err(error) => {
                 if let Some(held) = shared.log.pass(Instant::now()) {
                     warn!(tap = %tap.name, %address, %error, held, "can't listen; will try again");
@@ -133,6 +141,17 @@ async fn open(
         sleep(wait).await;
         wait = (wait * 2).min(RETRY.1);
     }
+}
+
+/// Waits for a guest's first byte. At the end it is given a moment: it has
+/// connected, so it is about to ask, and nobody else would answer.
+async fn has_spoken(stream: &TcpStream, time: Duration, end: &mut End) -> bool {
+    let spoken = tokio::select! {
+        biased;
+        spoken = timeout(time, stream.readable()) => spoken,
+        () = end.come() => timeout(time.min(LAST_WORDS), stream.readable()).await,
+    };
+    matches!(spoken, Ok(Ok(())))
 }
 
 async fn serve(
@@ -146,6 +165,10 @@ async fn serve(
     // Answers are written whole; nothing is won by waiting for more.
     let _ = stream.set_nodelay(true);
     let limits = &shared.limits;
+    if !has_spoken(&stream, limits.header_time, &mut end).await {
+        debug!(tap = %tap.name, %peer, "nothing was asked");
+        return;
+    }
     let service = service_fn(|request| async {
         Ok::<_, Infallible>(shared.proxy.answer(&tap, peer.ip(), request).await)
     });
@@ -159,6 +182,9 @@ async fn serve(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
+        // In this order: what is there already is read before the end is looked
+        // at, and a connection on which something was read gets its answer.
+        biased;
         result = connection.as_mut() => Some(result),
         () = end.come() => None,
         () = sleep(limits.connection_time) => None,
