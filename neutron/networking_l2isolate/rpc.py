@@ -17,6 +17,7 @@ import oslo_messaging
 
 from networking_l2isolate.intent import host as host_intent
 from networking_l2isolate.intent import objects
+import networking_l2isolate
 
 LOG = log.getLogger(__name__)
 
@@ -26,8 +27,9 @@ TOPIC = 'l2isolate'
 #: Version of the intent schema.
 SCHEMA_VERSION = 1
 
-#: How many ports one call binds anew; the next call goes on.
-BIND_AT_ONCE = 50
+#: How many ports one call binds anew, at some 0.1 s each while the agent waits;
+#: the next call goes on.
+BIND_AT_ONCE = 20
 
 
 class AgentRpc:
@@ -58,8 +60,7 @@ class Endpoint:
         # own agents, as whoever may publish to the broker.
         context = neutron_context.get_admin_context()
         snapshot = _read(context, host)
-        if snapshot.unbound:
-            _bind(context, host, snapshot.unbound)
+        if snapshot.unbound and _bind(context, host, snapshot.unbound):
             snapshot = _read(neutron_context.get_admin_context(), host)
         reply = answer(snapshot, known, cfg.CONF.l2isolate.sync_reply_bytes)
         other = snapshot.reported.get('process')
@@ -134,8 +135,18 @@ def _bind(context, host, port_ids):
     """Has Neutron bind ports that a host should have, but doesn't.
 
     They got stuck while the host's agent was away; nothing in Neutron would
-    try again by itself.
+    try again by itself. It only does so while it knows the agent as alive.
+
+    :returns: whether it was tried
     """
+    plugin = directory.get_plugin()
+    agents = plugin.get_agents(context, filters={
+        'host': [host], 'agent_type': [networking_l2isolate.AGENT_TYPE]})
+    if not any(agent['alive'] for agent in agents):
+        LOG.warning('Host %(host)s: %(all)d ports wait to be bound, but its '
+                    'agent has not reported its state lately',
+                    {'host': host, 'all': len(port_ids)})
+        return False
     if len(port_ids) > BIND_AT_ONCE:
         LOG.warning('Host %(host)s: %(all)d ports wait to be bound, %(now)d '
                     'of them are tried now',
@@ -143,7 +154,8 @@ def _bind(context, host, port_ids):
     tried = port_ids[:BIND_AT_ONCE]
     LOG.info('Host %(host)s: binding %(ports)s anew',
              {'host': host, 'ports': ', '.join(tried)})
-    directory.get_plugin().get_bound_ports_contexts(context, tried, host)
+    plugin.get_bound_ports_contexts(context, tried, host)
+    return True
 
 
 def _count(lists):

@@ -134,6 +134,7 @@ class SyncTest(unittest.TestCase):
         port = self.db.port(
             network, bindings=[('hv1', 'ACTIVE', 'binding_failed')])
         plugin = mock.Mock()
+        plugin.get_agents.return_value = [{'alive': False}]
 
         def bind(context, port_ids, host):
             self.assertTrue(context.is_admin)
@@ -144,6 +145,11 @@ class SyncTest(unittest.TestCase):
         plugin.get_bound_ports_contexts.side_effect = bind
         with mock.patch.object(rpc.directory, 'get_plugin',
                                return_value=plugin):
+            # Binding would fail again, and take its time.
+            with self.assertLogs('networking_l2isolate.rpc', 'WARNING'):
+                self.assertEqual({}, ids(self.sync()))
+            plugin.get_bound_ports_contexts.assert_not_called()
+            plugin.get_agents.return_value = [{'alive': True}]
             self.assertEqual({'ports': [port]}, ids(self.sync()))
             plugin.get_bound_ports_contexts.assert_called_once_with(
                 mock.ANY, [port], 'hv1')

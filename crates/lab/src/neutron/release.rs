@@ -100,12 +100,12 @@ impl Programs {
     /// The description of the API's layers.
     #[must_use]
     pub fn paste(&self) -> PathBuf {
-        let etc = if self.is_debian() {
-            Path::new("/etc").to_owned()
+        let directory = if self.is_debian() {
+            "share/neutron-common"
         } else {
-            self.root.join("etc")
+            "etc/neutron"
         };
-        etc.join("neutron").join("api-paste.ini")
+        self.root.join(directory).join("api-paste.ini")
     }
 
     fn is_debian(&self) -> bool {
@@ -120,7 +120,7 @@ impl Programs {
         let (server, how) = if self.is_debian() {
             (
                 "neutron-server",
-                "install the Debian package neutron-server",
+                "install the Debian package neutron-common",
             )
         } else {
             ("neutron-rpc-server", "run scripts/neutron-env")
