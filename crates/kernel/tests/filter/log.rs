@@ -101,7 +101,7 @@ fn read(datagram: &[u8]) -> Vec<Entry> {
         if u16::from_ne_bytes(rest[4..6].try_into().unwrap()) == PACKET {
             entries.push(entry(&rest[20..length]));
         }
-        rest = &rest[(length + 3 & !3).min(rest.len())..];
+        rest = &rest[((length + 3) & !3).min(rest.len())..];
     }
     entries
 }
@@ -112,7 +112,7 @@ fn entry(mut attributes: &[u8]) -> Entry {
         let length = usize::from(u16::from_ne_bytes(attributes[..2].try_into().unwrap()));
         let kind = u16::from_ne_bytes(attributes[2..4].try_into().unwrap()) & 0x3fff;
         values.insert(kind, &attributes[4..length]);
-        attributes = &attributes[(length + 3 & !3).min(attributes.len())..];
+        attributes = &attributes[((length + 3) & !3).min(attributes.len())..];
     }
     let index = |kind| {
         Some(u32::from_be_bytes(
