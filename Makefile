@@ -18,6 +18,8 @@ DEMO_FLAGS ?=
 NEUTRON_FLAGS ?=
 # `make bench BENCH_RUNS=…`: how often each benchmark is run.
 BENCH_RUNS ?= 3
+# `make fuzz FUZZ_SECONDS=…`: how long each target is run.
+FUZZ_SECONDS ?= 10
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
@@ -57,6 +59,12 @@ bench: ## measure: attach, resync, filter, guest; one table of medians (docs/ben
 .PHONY: test
 test: setup ## every test: unit, property, namespace and interop
 	@scripts/test $(CARGO_FLAGS)
+
+# Apart from `make test`: everything is built once more, with coverage counters.
+.PHONY: fuzz
+fuzz: ## fuzz what reads the kernel's bytes and the intent, FUZZ_SECONDS for each target
+	@scripts/setup fuzz
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 .PHONY: check
 check: check-fmt check-clippy check-deny check-unit ## what a commit must pass, without root

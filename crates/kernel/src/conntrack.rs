@@ -189,6 +189,14 @@ impl Conntrack {
     }
 }
 
+/// How many flows a dump tells of, whatever it holds.
+#[cfg(feature = "testing")]
+pub(crate) fn read_anything(dump: &[u8]) -> usize {
+    Messages(dump)
+        .filter_map(|message| flow(&message.attributes(4)))
+        .count()
+}
+
 /// NLA_F_NESTED.
 const NESTED: u16 = 0x8000;
 

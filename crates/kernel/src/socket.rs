@@ -84,7 +84,11 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool>
     loop {
         buffer.clear();
         match socket.recv(buffer, libc::MSG_DONTWAIT) {
-            Ok(_) => return Ok(true),
+            Ok(_) => {
+                #[cfg(feature = "testing")]
+                crate::testing::decoders::record(buffer);
+                return Ok(true);
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),

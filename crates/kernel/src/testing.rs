@@ -5,6 +5,8 @@
 //! network is never touched. Programs that are started there live there as
 //! well. Needs root.
 
+pub mod decoders;
+
 use std::{fs, panic, process::Command, thread};
 
 use nix::{

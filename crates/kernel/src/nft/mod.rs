@@ -41,6 +41,8 @@ use crate::{
     wire::Messages,
 };
 pub use observe::Counted;
+#[cfg(feature = "testing")]
+pub(crate) use observe::read_anything;
 pub use set::Count;
 
 /// Tries of one batch, each without what was refused before.

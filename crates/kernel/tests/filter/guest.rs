@@ -14,7 +14,7 @@ use crate::{
 const OWN: &str = "fa:16:3e:00:00:01";
 const OTHER: &str = "fa:16:3e:00:00:02";
 
-fn one_port() -> Value {
+pub(crate) fn one_port() -> Value {
     json!({"version": 1,
         "subnets": [
             {"id": "s4", "cidr": "10.252.0.0/16", "gateway": "10.252.0.1"},
@@ -44,7 +44,7 @@ fn arp(ether: &str, sender: &str, claimed: [u8; 4]) -> Vec<u8> {
 }
 
 /// A packet as [`frame`] makes them.
-fn wire(source: &str, destination: &str, protocol: u8, ports: (u16, u16)) -> Wire {
+pub(crate) fn wire(source: &str, destination: &str, protocol: u8, ports: (u16, u16)) -> Wire {
     Wire {
         from: 0,
         mac: OWN.to_owned(),

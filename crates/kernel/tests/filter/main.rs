@@ -16,4 +16,5 @@ mod cloud;
 mod differential;
 mod guest;
 mod judge;
+mod log;
 mod rig;

@@ -123,6 +123,15 @@ impl Rig {
 
     /// The same for an intent that was written by hand.
     pub(crate) fn apply_document(&mut self, document: &serde_json::Value, limits: Limits) {
+        let config = FilterConfig {
+            limits,
+            ..FilterConfig::default()
+        };
+        self.apply_with(document, config);
+    }
+
+    /// The same with other settings of the firewall.
+    pub(crate) fn apply_with(&mut self, document: &serde_json::Value, config: FilterConfig) {
         let text = document.to_string();
         let mut intent = Intent::default();
         intent.update(
@@ -133,8 +142,7 @@ impl Rig {
         assert_eq!(intent.problems().next(), None);
         let config = FilterConfig {
             owned: false,
-            limits,
-            ..FilterConfig::default()
+            ..config
         };
         let wanted: Objects = Planner::whole(config, &intent)
             .into_values()

@@ -1,0 +1,9 @@
+//! Links, addresses, neighbours, routes and settings as the kernel sends them.
+#![no_main]
+
+use l2isolate_kernel::testing::decoders;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    decoders::rtnetlink(bytes);
+});
