@@ -166,9 +166,13 @@ fn a_tap_that_nobody_has_opened_is_wired() {
     ));
     host.wired(&ports);
     assert!(guest.reaches(crate::harness::OUTSIDE4));
-    // Of link-local addresses there is the gateway's and none of its own.
+    // Of link-local addresses there are the gateway's and metadata's and none of
+    // its own.
     let addresses = host.ip(&format!("-6 addr show dev {}", guest.port.tap()));
-    assert_eq!(addresses.matches("inet6 fe80:").count(), 1, "{addresses}");
+    assert_eq!(addresses.matches("inet6 fe80:").count(), 2, "{addresses}");
+    for ours in ["fe80::1/64", "fe80::a9fe:a9fe/128"] {
+        assert!(addresses.contains(ours), "{addresses}");
+    }
 }
 
 /// Settings of the host as a whole, and that they are left alone where the

@@ -224,7 +224,7 @@ fn what_is_known_outlives_the_agent() {
     fs::rename(host.path("elsewhere"), &map).unwrap();
     host.start();
     // News are followed again, in the directory that is there now.
-    host.tell(&[&one.port.with("instance", "i2")]);
+    host.write(&one.port.with("instance", "i2"));
     host.until("the map is read", || {
         get(&one, 4, "/").echo()["headers"]["x-instance-id"] == "i2"
     });
