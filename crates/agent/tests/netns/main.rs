@@ -18,6 +18,7 @@ mod churn;
 mod commands;
 mod firewall;
 mod harness;
+mod hostile;
 mod many;
 mod mend;
 mod proxy_arp;
