@@ -23,7 +23,10 @@ use l2isolate_plan::{Config, KernelRules, Owner, TapView};
 use l2isolate_reconcile::Reconciler;
 use tracing::{debug, error, info, warn};
 
-use crate::firewall::{Firewall, Stage};
+use crate::{
+    firewall::{Firewall, Stage},
+    guests::{self, Guests},
+};
 
 /// Rounds of plan and apply in one go. Two are the rule (what waits comes
 /// second); more means that somebody fights us, and events get their turn.
@@ -34,6 +37,8 @@ pub(crate) struct Engine {
     kernel: Kernel,
     /// Absent where the operator doesn't want one.
     firewall: Option<Firewall>,
+    /// Absent in whoever only says what would be written.
+    guests: Option<Guests>,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -59,6 +64,7 @@ impl Engine {
         let mut engine = Self {
             kernel,
             firewall: None,
+            guests: None,
             intent: Intent::default(),
             complete: false,
             taps: observed.links,
@@ -86,6 +92,17 @@ impl Engine {
     pub(crate) fn with_firewall(mut self, firewall: Firewall) -> Self {
         self.firewall = Some(firewall);
         self
+    }
+
+    /// Has the engine see to what guests are told. Before anything is absorbed.
+    pub(crate) fn with_guests(mut self, mut guests: Guests) -> Self {
+        guests.taps(&self.taps);
+        self.guests = Some(guests);
+        self
+    }
+
+    pub(crate) fn guests(&self) -> Option<&Guests> {
+        self.guests.as_ref()
     }
 
     pub(crate) fn firewall(&self) -> Option<&Firewall> {
@@ -141,6 +158,12 @@ impl Engine {
                 firewall.complete();
             }
         }
+        if let Some(guests) = &mut self.guests {
+            guests.absorb(&self.intent, &outcome);
+            if complete {
+                guests.complete();
+            }
+        }
         if complete && !self.complete {
             self.complete = true;
             self.reconciler.hold_deletions(false);
@@ -178,6 +201,9 @@ impl Engine {
         if let Some(firewall) = &mut self.firewall {
             firewall.suspect();
         }
+        if let Some(guests) = &mut self.guests {
+            guests.suspect();
+        }
         let started = Instant::now();
         match self.kernel.observe() {
             Ok(observed) => {
@@ -185,6 +211,9 @@ impl Engine {
                 let named = self.taps.keys().chain(observed.links.keys());
                 self.dirty.extend(named.copied());
                 self.taps = observed.links;
+                if let Some(guests) = &mut self.guests {
+                    guests.taps(&self.taps);
+                }
                 self.reconciler.observe_all(started, observed.objects);
                 debug!(ms = started.elapsed().as_millis(), "observed everything");
             }
@@ -194,6 +223,13 @@ impl Engine {
 
     fn hear(&mut self, event: Event) {
         let now = Instant::now();
+        if let Some(guests) = &mut self.guests {
+            match &event {
+                Event::Link(name, tap) => guests.tap(*name, tap.as_ref()),
+                Event::Object(Key::Address(..), Some(_)) => guests.way_opened(),
+                _ => {}
+            }
+        }
         match event {
             Event::Link(name, Some(tap)) => {
                 // Of a new device's settings an event of their own tells.
@@ -272,9 +308,29 @@ impl Engine {
             self.listen();
         }
         self.converge_firewall(Stage::AfterWiring);
+        self.converge_guests();
         for (owner, work) in work {
             self.report(owner, &work);
         }
+    }
+
+    fn converge_guests(&mut self) {
+        let Self {
+            guests,
+            taps,
+            reconciler,
+            ..
+        } = self;
+        let Some(guests) = guests else { return };
+        let addresses = |tap: IfName| {
+            let objects = reconciler.observed().range(Key::first_address(tap)..);
+            objects.map_while(move |(key, _)| match key {
+                Key::Address(name, net) if *name == tap => Some(net.addr()),
+                _ => None,
+            })
+        };
+        let up = || taps.iter().filter(|(_, tap)| tap.up).map(|(name, _)| *name);
+        guests.converge(|| up().find_map(|tap| guests::way(tap, addresses(tap))));
     }
 
     fn converge_firewall(&mut self, stage: Stage) {
@@ -298,7 +354,9 @@ impl Engine {
             return Some(now);
         }
         let firewall = self.firewall.as_ref().and_then(Firewall::due);
-        self.reconciler.due(now).into_iter().chain(firewall).min()
+        let guests = self.guests.as_ref().and_then(Guests::due);
+        let all = [self.reconciler.due(now), firewall, guests];
+        all.into_iter().flatten().min()
     }
 
     fn plan(&mut self, name: IfName) {
@@ -307,6 +365,12 @@ impl Engine {
             tap,
             marked: self.complete && self.marked(name),
         });
+        if let Some(guests) = &mut self.guests {
+            let port = port.map(AsRef::as_ref);
+            let entry =
+                l2isolate_plan::guest::metadata::plan(name, view.as_ref(), port, &self.config);
+            guests.metadata(name, entry.as_ref());
+        }
         // Before the intent is complete a tap may have a port all the same.
         let objects =
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);

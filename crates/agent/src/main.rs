@@ -11,6 +11,7 @@ mod counts;
 mod engine;
 mod firewall;
 mod flows;
+mod guests;
 mod logging;
 mod report;
 mod run;
@@ -32,6 +33,13 @@ struct Cli {
 enum Command {
     /// Run the agent in the foreground.
     Agent {
+        /// INI file; may be given several times, later files win.
+        #[arg(long, value_name = "FILE", required = true)]
+        config_file: Vec<PathBuf>,
+    },
+    /// Answer guests that ask for metadata, in the foreground: a process of its
+    /// own, without privileges.
+    Metadata {
         /// INI file; may be given several times, later files win.
         #[arg(long, value_name = "FILE", required = true)]
         config_file: Vec<PathBuf>,
@@ -91,6 +99,7 @@ struct Ask {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent { config_file } => commands::agent::run(&config_file),
+        Command::Metadata { config_file } => commands::metadata::run(&config_file),
         Command::Status(ask) => commands::status::run(&ask.socket, ask.json),
         Command::Ports(ask) => commands::ports::run(&ask.socket, ask.json),
         Command::Diff { ask, config_file } => {

@@ -13,17 +13,15 @@ use l2isolate_model::{
     port::BindingState,
     problem::Problem,
 };
-use l2isolate_plan::{
-    KernelRules, Owner,
-    filter::{self, FilterRules},
-};
-use l2isolate_reconcile::Difference;
+use l2isolate_plan::{KernelRules, Owner, filter, guest};
+use l2isolate_reconcile::{Difference, Rules};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     counts::{Counts, PortCounters},
     engine::Engine,
     firewall::Firewall,
+    guests::Guests,
 };
 
 /// What a port has come to.
@@ -126,6 +124,12 @@ pub(crate) struct StatusReport {
     /// Absent where there is none.
     #[serde(default)]
     pub(crate) firewall: Option<FirewallReport>,
+    /// Absent where none is served.
+    #[serde(default)]
+    pub(crate) dhcp: Option<DhcpReport>,
+    /// Absent where the agent answers none.
+    #[serde(default)]
+    pub(crate) solicitations: Option<SolicitationsReport>,
     /// Changes made in the kernel since the start.
     pub(crate) written: u64,
     pub(crate) failed: u64,
@@ -167,6 +171,31 @@ impl ConnectionsReport {
     }
 }
 
+/// The DHCP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DhcpReport {
+    /// Its process; absent: it doesn't run.
+    pub(crate) pid: Option<i32>,
+    /// Ports that it serves.
+    pub(crate) ports: usize,
+    /// Leases that it has given.
+    pub(crate) leases: usize,
+    /// How often it was found dead or hung, and started anew.
+    pub(crate) restarts: u64,
+    /// How often it was told to read its files anew.
+    pub(crate) rereads: u64,
+}
+
+/// IPv6 solicitations and DHCPv6 of all guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SolicitationsReport {
+    pub(crate) answered: u64,
+    /// Malformed, or not for us to answer.
+    pub(crate) refused: u64,
+    /// How often a guest that asked too often wasn't heard for a moment.
+    pub(crate) limited: u64,
+}
+
 /// All ports.
 pub(crate) fn ports(engine: &Engine, counts: Option<&Counts>) -> Vec<PortReport> {
     engine
@@ -199,10 +228,20 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
         let firewall = engine.firewall().into_iter();
         firewall.flat_map(move |firewall| firewall.reconciler().differences_of(owner))
     });
-    let filtered = filtered.map(|difference| filter_report(Some(id.clone()), &difference));
+    let filtered = filtered.map(|difference| plain_report(Some(id.clone()), &difference));
+    let guest_owners = entry.effective().map(|checked| {
+        let tap = checked.port.tap;
+        [guest::Owner::Tap(tap), guest::Owner::Metadata(tap)]
+    });
+    let told = guest_owners.iter().flatten().flat_map(|owner| {
+        let guests = engine.guests().into_iter();
+        guests.flat_map(move |guests| guests.reconciler().differences_of(owner))
+    });
+    let told = told.map(|difference| plain_report(Some(id.clone()), &difference));
     let differences: Vec<DifferenceReport> = differences
         .map(|difference| difference_report(engine, &difference))
         .chain(filtered)
+        .chain(told)
         .collect();
     let state = match (entry.effective(), tap) {
         (None, _) => PortState::Refused,
@@ -243,7 +282,20 @@ pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
                 Some(filter::Owner::Tap(tap)) => engine.intent().on_tap(*tap),
                 _ => None,
             };
-            filter_report(port.map(|checked| checked.port.id.clone()), &difference)
+            plain_report(port.map(|checked| checked.port.id.clone()), &difference)
+        })
+    });
+    let guests = engine.guests().into_iter();
+    let told = guests.flat_map(|guests| {
+        let reconciler = guests.reconciler();
+        reconciler.differences().map(|difference| {
+            let port = match reconciler.owner(difference.key) {
+                Some(guest::Owner::Tap(tap) | guest::Owner::Metadata(tap)) => {
+                    engine.intent().on_tap(*tap)
+                }
+                _ => None,
+            };
+            plain_report(port.map(|checked| checked.port.id.clone()), &difference)
         })
     });
     engine
@@ -251,13 +303,15 @@ pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
         .differences()
         .map(|difference| difference_report(engine, &difference))
         .chain(filtered)
+        .chain(told)
         .collect()
 }
 
-fn filter_report(
-    port: Option<PortId>,
-    difference: &Difference<'_, FilterRules>,
-) -> DifferenceReport {
+fn plain_report<R: Rules>(port: Option<PortId>, difference: &Difference<'_, R>) -> DifferenceReport
+where
+    R::Key: std::fmt::Display,
+    R::Value: std::fmt::Display,
+{
     DifferenceReport {
         object: difference.key.to_string(),
         port,
@@ -324,6 +378,7 @@ pub(crate) fn status(
         .iter()
         .chain(engine.intent().problems())
         .chain(engine.firewall().into_iter().flat_map(Firewall::problems))
+        .chain(engine.guests().into_iter().flat_map(Guests::problems))
         .cloned()
         .collect();
     let mut differences = engine.reconciler().differences().count();
@@ -339,6 +394,30 @@ pub(crate) fn status(
             objects: firewall.reconciler().observed().len(),
             disturbed: firewall.disturbed(),
         }
+    });
+    let figures = engine.guests().map(|guests| {
+        let own = guests.reconciler().totals();
+        totals.written += own.written;
+        totals.failed += own.failed;
+        totals.undone += own.undone;
+        differences += guests.reconciler().differences().count();
+        (guests.figures(), guests.serves_dhcp())
+    });
+    let dhcp = figures
+        .as_ref()
+        .filter(|(_, served)| *served)
+        .map(|(figures, _)| DhcpReport {
+            pid: figures.pid,
+            ports: figures.hosts,
+            leases: figures.leases,
+            restarts: figures.restarts,
+            rereads: figures.rereads,
+        });
+    let answers = figures.and_then(|(figures, _)| figures.answers);
+    let solicitations = answers.map(|figures| SolicitationsReport {
+        answered: figures.answered,
+        refused: figures.refused,
+        limited: figures.limited,
     });
     StatusReport {
         host: host.to_owned(),
@@ -356,6 +435,8 @@ pub(crate) fn status(
         loopbacks,
         differences,
         firewall,
+        dhcp,
+        solicitations,
         written: totals.written,
         failed: totals.failed,
         undone: totals.undone,

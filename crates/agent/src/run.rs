@@ -37,6 +37,7 @@ use crate::{
     control::{Answer, Request, server},
     engine::Engine,
     firewall::Firewall,
+    guests::Guests,
     report::{self, SourceReport},
 };
 
@@ -86,6 +87,7 @@ impl Agent {
         if config.firewall {
             engine = engine.with_firewall(Firewall::start(config.filter())?.with_flows()?);
         }
+        engine = engine.with_guests(Guests::start(&config)?);
         let (cache, cached) = Cache::open(&config.state_directory)?;
         for problem in &cached.problems {
             warn!(%problem, "last intent on disk");

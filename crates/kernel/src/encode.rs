@@ -101,8 +101,9 @@ pub(crate) fn set_address(index: u32, net: IpNet, protocol: u8) -> Request {
     if let IpAddr::V6(v6) = net.addr() {
         // The same gateway on every host: a duplicate is no mistake.
         flags = address::IFA_F_NODAD;
-        // Guests are reached by their own link-local addresses.
-        if !v6.is_unicast_link_local() {
+        // Guests are reached by their own link-local addresses: by the one
+        // prefix that brings a route.
+        if !v6.is_unicast_link_local() || net.prefix_len() == 128 {
             flags |= address::IFA_F_NOPREFIXROUTE;
         }
     }

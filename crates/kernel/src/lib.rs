@@ -35,6 +35,7 @@ mod error;
 mod event;
 mod mirror;
 pub mod nft;
+pub mod packet;
 mod settings;
 mod socket;
 #[cfg(feature = "testing")]

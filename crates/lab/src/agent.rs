@@ -91,6 +91,18 @@ impl Files {
         self.directory.join("state")
     }
 
+    /// What guests are told.
+    #[must_use]
+    pub fn guest(&self) -> PathBuf {
+        self.directory.join("guest")
+    }
+
+    /// What the metadata proxy knows of each tap.
+    #[must_use]
+    pub fn metadata(&self) -> PathBuf {
+        self.directory.join("metadata")
+    }
+
     /// What the agent logs.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -178,11 +190,15 @@ fn ini(node: &Node, files: &Files) -> String {
          intent_directory = {}\n\
          state_directory = {}\n\
          socket = {}\n\
+         guest_directory = {}\n\
+         metadata_directory = {}\n\
          loopbacks = {}/32, {}/128\n",
         node.name,
         files.intent().display(),
         files.state().display(),
         files.socket().display(),
+        files.guest().display(),
+        files.metadata().display(),
         node.loopback4,
         node.loopback6,
     )

@@ -6,6 +6,8 @@
 //! * [`netns`] and [`wiring`] build it in namespaces of the lab's own; nothing
 //!   else of the machine is touched.
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
+//! * [`broker`] is a RabbitMQ of a lab's or a test's own.
+//! * [`nova`] is a stub of Nova's metadata API.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
@@ -15,13 +17,17 @@
 
 pub mod agent;
 pub mod bench;
+pub mod broker;
 pub mod daemon;
 pub mod demo;
+pub mod dhcp;
 mod error;
 pub mod fabric;
 pub mod lab;
 pub mod matrix;
 pub mod netns;
+pub mod neutron;
+pub mod nova;
 pub mod path;
 pub mod probe;
 pub mod process;

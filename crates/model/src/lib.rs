@@ -5,7 +5,8 @@
 //! * [`intent`]: the store of everything the cloud wants on this host; it
 //!   settles conflicts between objects and keeps the last good version of each.
 //! * [`desired`]: keys and values of the objects a host shall have.
-//! * [`filter`]: the same for its firewall.
+//! * [`filter`]: the same for its firewall; [`guest`]: for what guests are told.
+//! * [`metadata`]: what a guest is told of itself.
 //! * [`tap`]: what is known of a tap device.
 //!
 //! No I/O, no clock, no async: data and its rules. What can break it is a
@@ -15,10 +16,12 @@ pub mod desired;
 pub mod document;
 pub mod filter;
 pub mod group;
+pub mod guest;
 mod id;
 mod ifname;
 pub mod intent;
 mod mac;
+pub mod metadata;
 pub mod port;
 pub mod problem;
 pub mod subnet;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     GroupId, IfName, Mac, PortId, SubnetId,
+    metadata::Metadata,
     subnet::{FieldError, Subnet, is_link_local},
 };
 
@@ -57,6 +58,9 @@ pub struct Port {
     /// Neutron's `extra_dhcp_opts`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dhcp_options: Vec<DhcpOption>,
+    /// What the guest is told of itself where there is no Nova.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
     /// What this host has to do with the port.
     pub binding: Binding,
 }
@@ -257,6 +261,9 @@ pub(crate) struct PortDocument {
     /// Neutron's `extra_dhcp_opts`.
     #[serde(default)]
     dhcp_options: Vec<DhcpOption>,
+    /// What the guest is told of itself where there is no Nova.
+    #[serde(default)]
+    metadata: Option<Metadata>,
     /// What this host has to do with the port.
     #[serde(default)]
     binding: Binding,
@@ -285,6 +292,7 @@ impl<'de> Deserialize<'de> for Port {
             allowed_address_pairs: d.allowed_address_pairs,
             groups: d.groups,
             dhcp_options: d.dhcp_options,
+            metadata: d.metadata,
             binding: d.binding,
         })
     }

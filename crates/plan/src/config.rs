@@ -28,6 +28,10 @@ pub struct Config {
     pub tap_mac: Mac,
     /// Link-local address of every tap's host end, on every host the same.
     pub gateway_link_local: Ipv6Addr,
+    /// Whether DHCPv4 is served on taps, which takes an address on each.
+    pub dhcp: bool,
+    /// Whether guests get metadata: its addresses are on every tap.
+    pub metadata: bool,
     /// Whether settings of the host as a whole are ours to make.
     pub manage_host: bool,
     /// What the table of connections is sized by; none without a firewall.

@@ -14,6 +14,7 @@
 
 pub mod config;
 pub mod filter;
+pub mod guest;
 pub mod host;
 pub mod order;
 pub mod tap;

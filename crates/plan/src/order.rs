@@ -15,7 +15,7 @@ use l2isolate_model::{
 };
 use l2isolate_reconcile::{LAST, Rules};
 
-use crate::FLOOR_METRIC;
+use crate::{FLOOR_METRIC, guest::DHCP_ADDRESS};
 
 /// Who wants objects: the unit that is planned as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +43,9 @@ enum Step {
     Up,
     /// Gateway addresses.
     Address,
+    /// The address of services, behind them: what this host itself sends a
+    /// guest is from the first.
+    Service,
     /// The unreachable routes behind the guests' routes.
     Floor,
     /// Neighbour entries.
@@ -86,6 +89,7 @@ impl Rules for KernelRules {
             // routing daemons: they go first, and loudly.
             Key::Up(_) if desired == Some(&Value::Up(false)) => return LAST,
             Key::Up(_) => Step::Up,
+            Key::Address(_, net) if net.addr() == DHCP_ADDRESS => Step::Service,
             Key::Address(..) => Step::Address,
             Key::Route(_, FLOOR_METRIC) => Step::Floor,
             Key::Neighbour(..) => Step::Neighbour,

@@ -1,6 +1,6 @@
 //! What a tap wants: the wiring of one port, both families alike.
 //!
-//! | the tap's port is | link | gateway, neighbours | floor | route (announced) | proxy ARP |
+//! | the tap's port is | link | gateway, metadata's addresses, neighbours | floor | route (announced) | proxy ARP |
 //! |---|---|---|---|---|---|
 //! | active, or outgoing | up | yes | yes | yes | on |
 //! | incoming | up | yes | no: the guest still runs elsewhere | no | off |
@@ -14,10 +14,11 @@ use ipnet::IpNet;
 use l2isolate_model::{
     IfName,
     desired::{Key, Knob, Objects, Target, Value},
+    metadata,
     port::{BindingState, CheckedPort},
 };
 
-use crate::{Config, FLOOR_METRIC, TapView};
+use crate::{Config, FLOOR_METRIC, TapView, guest};
 
 /// Settings of a tap that are the same for every port. `proxy_arp` is not
 /// among them: it opens and closes with the port.
@@ -39,7 +40,7 @@ const SETTINGS: &[(Knob, i64)] = &[
     (Knob::TapAcceptRa, 0),
     (Knob::TapAcceptRedirects6, 0),
     (Knob::TapAcceptDad, 0),
-    // The gateway's is the only one there shall be; an address more on each
+    // Only those that are planned shall be there; an address more on each
     // tap makes each further tap dearer for the kernel.
     (Knob::TapAddrGenMode, 1),
     (Knob::TapProxyDelay6, 0),
@@ -86,6 +87,14 @@ fn wired(name: IfName, port: &CheckedPort, config: &Config) -> Objects {
     let link_local = IpAddr::from(config.gateway_link_local);
     for address in gateways(port).chain([link_local]) {
         objects.insert(Key::Address(name, on_link(address)), Value::Address);
+    }
+    if config.dhcp && guest::serves_dhcp(port) {
+        let address = IpAddr::from(guest::DHCP_ADDRESS);
+        objects.insert(Key::Address(name, on_link(address)), Value::Address);
+    }
+    if config.metadata {
+        let addresses = metadata::ADDRESSES.map(IpNet::from);
+        objects.extend(addresses.map(|address| (Key::Address(name, address), Value::Address)));
     }
     let here = match port.port.binding.state {
         BindingState::Active | BindingState::Outgoing => true,

@@ -6,6 +6,7 @@ pub(crate) mod agent;
 pub(crate) mod base_filter;
 pub(crate) mod check_config;
 pub(crate) mod diff;
+pub(crate) mod metadata;
 pub(crate) mod ports;
 pub(crate) mod release;
 pub(crate) mod show_nft;

@@ -106,6 +106,28 @@ fn text(report: &StatusReport) -> String {
             report.written, report.failed, report.undone, report.observations, report.lost_events
         ),
     );
+    if let Some(dhcp) = &report.dhcp {
+        let process = dhcp.pid.map_or_else(
+            || "dnsmasq does NOT run".to_owned(),
+            |pid| format!("dnsmasq, pid {pid}"),
+        );
+        let (ports, leases, restarts) = (dhcp.ports, dhcp.leases, dhcp.restarts);
+        line(
+            "dhcp",
+            format!(
+                "{process}: {ports} ports, {leases} leases, {restarts} times found dead or hung"
+            ),
+        );
+    }
+    if let Some(asked) = &report.solicitations {
+        let (answered, refused, limited) = (asked.answered, asked.refused, asked.limited);
+        line(
+            "ipv6",
+            format!(
+                "{answered} solicitations answered, {refused} not, guests {limited} times over their limit"
+            ),
+        );
+    }
     if !report.stray_taps.is_empty() {
         let names: Vec<&str> = report.stray_taps.iter().map(IfName::as_str).collect();
         line(

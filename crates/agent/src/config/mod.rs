@@ -5,6 +5,7 @@
 //! line, all of it at once.
 
 mod ini;
+mod metadata;
 mod options;
 mod substitute;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use l2isolate_model::filter::Limit;
 use l2isolate_plan::{
     Connections,
     filter::{FilterConfig, Limits},
+    guest::{GuestConfig, Known},
 };
 use nix::sys::sysinfo::sysinfo;
 pub(crate) use options::{Config, DEFAULT_SOCKET};
@@ -184,6 +186,8 @@ impl Config {
             loopbacks: self.loopbacks.clone(),
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,
+            dhcp: self.dhcp,
+            metadata: self.allow_metadata,
             manage_host: self.manage_host,
             connections: self.firewall.then(|| Connections {
                 per_port: self.connections_per_port(),
@@ -195,6 +199,20 @@ impl Config {
     /// What one machine may have open: its own connections, and those to it.
     pub(crate) fn connections_per_port(&self) -> u32 {
         self.limit_connections.saturating_mul(2)
+    }
+
+    /// What of it guests' services are planned with; `known` is what dnsmasq
+    /// knows of options.
+    pub(crate) fn guest(&self, known: Known) -> GuestConfig {
+        GuestConfig {
+            dhcp: self.dhcp,
+            ipv6: self.ipv6_services,
+            dns: self.dns_servers.0.clone(),
+            domain: self.dhcp_domain.0.clone(),
+            lifetime: u32::try_from(self.dhcp_lease_time.as_secs()).unwrap_or(u32::MAX),
+            metadata: self.allow_metadata,
+            known,
+        }
     }
 
     /// What of it the firewall is planned with.
@@ -235,6 +253,8 @@ fn memory() -> u64 {
     // It only fails for a wrong address.
     sysinfo().map_or(0, |info| info.ram_total())
 }
+/// All that is said about what is wrong with a secret.
+const HIDDEN: &str = "is not what it should be (a $ that begins no reference is written $$)";
 
 struct Lookup<'a> {
     ini: &'a Ini,
@@ -254,11 +274,12 @@ impl Reader for Lookup<'_> {
             });
             match text.and_then(|text| read(&text)) {
                 Ok(value) => return Ok(value),
+                // The reason may quote the value as well.
                 Err(reason) => self.problems.push(Problem {
                     place: Some(value.place.clone()),
                     option: Some((spec.group, spec.name.to_owned())),
-                    value: Some(value.text.clone()),
-                    reason: spec.explain(&reason),
+                    value: (!T::SECRET).then(|| value.text.clone()),
+                    reason: spec.explain(if T::SECRET { HIDDEN } else { &reason }),
                 }),
             }
         }

@@ -4,11 +4,13 @@
 use std::{net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use l2isolate_guest::metadata::Secret;
 use l2isolate_model::Mac;
 
 use super::{
     LogFormat, Problem,
-    types::{Bounds, Prefixes, Typed, Words},
+    metadata::{MetadataSource, Protocol, Servers},
+    types::{Addresses, Bounds, Domain, Prefixes, Typed, Words},
 };
 
 /// Where the commands look for the agent.
@@ -112,6 +114,34 @@ options! {
     /// The name under which the cloud knows this hypervisor.
     ["DEFAULT"] host: String = HOST_NAME;
 
+    /// Where Nova's metadata API is; several are asked in turn.
+    ["DEFAULT"] nova_metadata_host: Servers = "127.0.0.1";
+
+    /// Its TCP port.
+    ["DEFAULT"] nova_metadata_port: u16 = "8775", in 1..=65_535;
+
+    /// How it is spoken to.
+    ["DEFAULT"] nova_metadata_protocol: Protocol = "http";
+
+    /// With https: whether any certificate of it is believed.
+    ["DEFAULT"] nova_metadata_insecure: bool = "false";
+
+    /// With https: certificates of authorities (PEM); without a path the system's.
+    ["DEFAULT"] auth_ca_cert: Option<PathBuf> = "";
+
+    /// With https: a certificate to show (PEM), and its key.
+    ["DEFAULT"] nova_client_cert: Option<PathBuf> = "";
+
+    /// With https: the key of nova_client_cert (PEM).
+    ["DEFAULT"] nova_client_priv_key: Option<PathBuf> = "";
+
+    /// What Nova and the metadata proxy share. metadata_secret_file keeps it out
+    /// of configuration files.
+    ["DEFAULT"] metadata_proxy_shared_secret: Secret = "";
+
+    /// The socket of neutron-metadata-agent.
+    ["DEFAULT"] metadata_proxy_socket: PathBuf = "/var/lib/neutron/metadata_proxy";
+
     /// Documents of intent: the *.json files below this directory, which is
     /// watched.
     ["l2isolate"] intent_directory: PathBuf = "/etc/l2isolate/intent";
@@ -154,6 +184,28 @@ options! {
     /// Whether machines may ask 169.254.169.254 and fe80::a9fe:a9fe for metadata.
     ["l2isolate"] allow_metadata: bool = "true";
 
+    /// Where metadata comes from: the ports' intent, Nova's metadata API, or
+    /// neutron-metadata-agent on this host.
+    ["l2isolate"] metadata_source: MetadataSource = "intent";
+
+    /// A file of mode 0600 with the secret, instead of metadata_proxy_shared_secret.
+    ["l2isolate"] metadata_secret_file: Option<PathBuf> = "";
+
+    /// Here the agent tells the metadata proxy of each tap.
+    ["l2isolate"] metadata_directory: PathBuf = "/run/l2isolate/metadata";
+
+    /// The user that the metadata proxy becomes, if it is started as root.
+    ["l2isolate"] metadata_user: String = "l2isolate-metadata";
+
+    /// Connections of one machine to the metadata proxy that are served at once.
+    ["l2isolate"] metadata_connections: u32 = "16", in 2..=1024;
+
+    /// Largest body of a machine's request for metadata, in bytes.
+    ["l2isolate"] metadata_body: u32 = "1048576", in 0..=1_073_741_824;
+
+    /// How long Nova may take to answer, in seconds.
+    ["l2isolate"] metadata_timeout: Duration = "30", in 1..=600;
+
     /// Whether machines may ask their gateway for names (port 53).
     ["l2isolate"] allow_dns: bool = "false";
 
@@ -180,6 +232,33 @@ options! {
 
     /// NFLOG group for dropped packets.
     ["l2isolate"] log_drops_group: u32 = "76", in 0..=65_535;
+
+    /// Whether the agent has a dnsmasq of its own serve DHCP to machines.
+    ["l2isolate"] dhcp: bool = "true";
+
+    /// Whether the agent answers machines' IPv6 router and neighbour
+    /// solicitations and DHCPv6.
+    ["l2isolate"] ipv6_services: bool = "true";
+
+    /// What machines are told lies below this directory: files for dnsmasq, and
+    /// its leases. Its user must be able to read there.
+    ["l2isolate"] guest_directory: PathBuf = "/run/l2isolate/guest";
+
+    /// The program that serves DHCP (Debian: dnsmasq-base).
+    ["l2isolate"] dnsmasq_program: PathBuf = "/usr/sbin/dnsmasq";
+
+    /// The user as which it runs.
+    ["l2isolate"] dnsmasq_user: String = "dnsmasq", check user_name;
+
+    /// Name servers of machines whose subnet names none, in order.
+    ["l2isolate"] dns_servers: Addresses = "";
+
+    /// Domain of all machines; the default is Neutron's.
+    ["l2isolate"] dhcp_domain: Domain = "openstacklocal";
+
+    /// How long leases hold, and what is advertised by IPv6, in seconds. With
+    /// another value dnsmasq is started anew.
+    ["l2isolate"] dhcp_lease_time: Duration = "86400", in 120..=31_536_000;
 
     /// How long deletions are held when more than half of the ports vanish at
     /// once, in seconds.
@@ -225,6 +304,16 @@ fn free_protocol(text: &str) -> Result<(), String> {
     match TAKEN.iter().find(|(number, _)| Some(*number) == taken) {
         Some((_, user)) => Err(format!("belongs to {user}, whose routes would be deleted")),
         None => Ok(()),
+    }
+}
+
+/// What useradd(8) takes by default.
+fn user_name(text: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if text.chars().all(plain) && !text.starts_with('-') {
+        Ok(())
+    } else {
+        Err("is no user's name".to_owned())
     }
 }
 

@@ -78,6 +78,38 @@ fn signs_that_refer_to_nothing_stand() {
     assert_eq!(host("${open"), "${open");
 }
 
+/// What is wrong with a secret is said without saying the secret.
+#[test]
+fn a_secret_is_never_shown() {
+    let text = "[DEFAULT]\nmetadata_proxy_shared_secret = pass$wrd\n";
+    let found = problems(text).join("\n");
+    assert!(found.contains("written $$"), "{found}");
+    assert!(!found.contains("pass") && !found.contains("wrd"), "{found}");
+    let config = config("[DEFAULT]\nmetadata_proxy_shared_secret = s3cret\n");
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+/// Neutron's own file says where Nova is, and its other options disturb nobody.
+#[test]
+fn the_metadata_agents_file_is_understood() {
+    let config = config(
+        "[DEFAULT]\nnova_metadata_host = 10.0.0.2, [2001:db8::2]:443\nnova_metadata_protocol = https\n\
+         metadata_proxy_shared_secret = s3cret\nauth_ca_cert = /etc/ssl/nova.pem\nmetadata_workers = 4\n\
+         [l2isolate]\nmetadata_source = nova\n",
+    );
+    let options = format!("{:?}", config.metadata().unwrap());
+    for said in [
+        "10.0.0.2",
+        "8775",
+        "2001:db8::2",
+        "443",
+        "/etc/ssl/nova.pem",
+    ] {
+        assert!(options.contains(said), "{said} in {options}");
+    }
+    assert!(!options.contains("s3cret"), "{options}");
+}
+
 /// Everything that is wrong is said at once: place, option, value, what was
 /// expected. The option falls back to its default.
 #[test]

@@ -20,6 +20,8 @@ pub(super) type Bounds = Option<RangeInclusive<u64>>;
 pub(super) trait Typed: Sized {
     /// What is expected, in words.
     const EXPECTED: &'static str;
+    /// Whether no message may show a value.
+    const SECRET: bool = false;
 
     /// Reads a value.
     ///
@@ -80,6 +82,14 @@ fn in_bounds<T>(value: T, number: u64, bounds: &Bounds) -> Result<T, String> {
 }
 
 impl Typed for u8 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
+        number(text, bounds)
+    }
+}
+
+impl Typed for u16 {
     const EXPECTED: &'static str = "a whole number";
 
     fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
@@ -155,6 +165,43 @@ impl Typed for Prefixes {
             net.map_err(|_| format!("has {text:?}, which is no prefix"))
         };
         items.map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Addresses in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses(pub(crate) Vec<IpAddr>);
+
+impl Typed for Addresses {
+    const EXPECTED: &'static str = "addresses with commas between, like 10.255.0.53, 2001:db8::53";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        let one = |text: &str| {
+            let address = text.parse::<IpAddr>();
+            address.map_err(|_| format!("has {text:?}, which is no address"))
+        };
+        items.map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A domain, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Domain(pub(crate) Option<String>);
+
+impl Typed for Domain {
+    const EXPECTED: &'static str = "a domain like example.org, or nothing";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches('.');
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        l2isolate_plan::guest::check_name(text)?;
+        Ok(Self(Some(text.to_owned())))
     }
 }
 

@@ -90,6 +90,7 @@ fn statements(kind: SetType) -> Vec<Expression> {
         over,
     };
     match kind {
+        SetType::Devices(Each::Nothing) => Vec::new(),
         SetType::Verdicts { counted: true } | SetType::Devices(Each::Count) => vec![count],
         SetType::Devices(Each::Over(over)) => vec![limit(over, true), count],
         SetType::Devices(Each::Within(within)) => vec![limit(within, false)],
@@ -177,6 +178,7 @@ pub(crate) fn read_type(attributes: &Attributes<'_>) -> Option<SetType> {
             }
         }
         [Expression::Connections(most), ..] => Each::Connections(*most),
+        [] => Each::Nothing,
         _ => Each::Count,
     };
     let counted = !found.is_empty();

@@ -65,6 +65,7 @@ fn set(out: &mut String, objects: &Objects, table: Table, name: &Name, kind: Set
             let counter = if counted { " counter;" } else { "" };
             ("map", "ifname : verdict".to_owned(), counter.to_owned())
         }
+        SetType::Devices(Each::Nothing) => ("set", "ifname".to_owned(), String::new()),
         SetType::Devices(each) => ("set", "ifname".to_owned(), format!(" {};", of_each(each))),
         SetType::DeviceAddresses(family) => (
             "set",
@@ -163,6 +164,7 @@ fn rate(limit: Limit) -> String {
 
 fn of_each(each: Each) -> String {
     match each {
+        Each::Nothing => String::new(),
         Each::Count => "counter".to_owned(),
         Each::Over(limit) => format!("limit rate over {} counter", rate(limit)),
         Each::Within(limit) => format!("limit rate {}", rate(limit)),

@@ -252,7 +252,7 @@ fn strangers_are_heard() {
                 "element",
                 "inet",
                 "l2isolate",
-                "check",
+                "secured",
                 "{",
                 "tapaaaaaaaa-01",
                 "}",

@@ -5,12 +5,14 @@
 //!   answer through the fabric.
 //! * [`resync`]: the agent started with nothing in place, and with all.
 //! * [`filter`]: what the firewall costs, per change and per packet.
+//! * [`guest`]: what guests get from their own hypervisor, and how soon.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
 //! machine that does something else meanwhile. Nothing here is asserted.
 
 pub mod attach;
 pub mod filter;
+pub mod guest;
 mod message;
 mod monitor;
 mod reach;
@@ -74,6 +76,16 @@ pub enum Bench {
         #[command(flatten)]
         common: Common,
     },
+    /// Guests boot, all at once and one by one: how long until they have their
+    /// leases; and all of them ask for metadata.
+    Guest {
+        /// How many at once.
+        #[arg(long, default_value_t = 300)]
+        ports: usize,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 /// Options of every bench.
@@ -127,6 +139,10 @@ impl Bench {
                 common,
             } => {
                 let report = filter::run(&common.agent()?, &only, sharing)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Guest { ports, common } => {
+                let report = guest::run(&common.agent()?, ports)?;
                 (serde_json::to_value(report), common.json)
             }
         };

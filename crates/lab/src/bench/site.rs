@@ -160,7 +160,7 @@ impl Site {
 }
 
 /// The guest's end of the tap.
-fn end(vm: &Vm, probed: bool) -> String {
+pub(super) fn end(vm: &Vm, probed: bool) -> String {
     if probed {
         "eth0".to_owned()
     } else {

@@ -6,9 +6,11 @@
 )]
 
 mod bench;
+mod broker;
 mod carrier;
 mod faults;
 mod fixture;
 mod hand_over;
 mod lifecycle;
+mod neutron;
 mod whole;

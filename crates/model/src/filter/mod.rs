@@ -129,6 +129,8 @@ pub enum SetType {
 /// What is done for each device of a set by itself, when it is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Each {
+    /// Nothing more.
+    Nothing,
     /// It is counted.
     Count,
     /// It is found, and counted, only if more packets come than the limit allows.

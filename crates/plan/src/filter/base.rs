@@ -72,11 +72,10 @@ impl Base<'_> {
         let sets = self.sets;
         let inet = Table::Inet;
         for (map, counted) in [
-            (&sets.check, false),
+            (&sets.others, false),
             (&sets.from, true),
             (&sets.to, true),
-            (&sets.host, true),
-            (&sets.served, false),
+            (&sets.prefixes, false),
         ] {
             self.set(inet, map, SetType::Verdicts { counted });
         }
@@ -102,53 +101,78 @@ impl Base<'_> {
             }
         }
         let arp = Table::Arp;
-        self.set(arp, &sets.check, SetType::Verdicts { counted: false });
+        for map in [&sets.others, &sets.prefixes] {
+            self.set(arp, map, SetType::Verdicts { counted: false });
+        }
+        self.set(arp, &sets.secured, SetType::Devices(Each::Nothing));
         self.set(arp, &sets.senders, SetType::Sources(Family::V4));
         self.set(arp, &sets.spoofed, SetType::Devices(Each::Count));
         let limit = Each::Over(self.config.limits.arp);
         self.set(arp, &sets.arp, SetType::Devices(limit));
     }
 
-    /// Base chains: ask the map of taps; what else is called like one is dropped.
+    /// Base chains: find the tap; what else is called like one is dropped.
     fn hooks(&mut self) {
         let sets = self.sets;
-        let (inet, arp) = (Table::Inet, Table::Arp);
-        let (check, from, to) = (&sets.check, &sets.from, &sets.to);
-        let forward = Place::Forward;
-        for (table, name, place, priority, way, map) in [
+        let find = |way, set: &Name| Term::DeviceIn(way, Name::clone(set));
+        let ask = |way, map: &Name| vec![Term::Dispatch(way, Name::clone(map))];
+        let to = |chain| Term::Jump(names::fixed(chain));
+        let secured = |chain| vec![find(Way::In, &sets.secured), to(chain)];
+        let hook = |place, priority| Hook { place, priority };
+        let inet: [(&str, Hook, Way, Vec<Rule>); 5] = [
             (
-                inet,
                 "prerouting",
-                Place::Prerouting,
-                BEFORE_TRACKING,
+                hook(Place::Prerouting, BEFORE_TRACKING),
                 Way::In,
-                check,
+                vec![secured(names::CHECK_SOURCE), ask(Way::In, &sets.others)],
             ),
-            (inet, "forward-from", forward, BEFORE_FILTER, Way::In, from),
-            (inet, "forward-to", forward, FILTER, Way::Out, to),
-            (inet, "input", Place::Input, FILTER, Way::In, &sets.host),
             (
-                inet,
-                "output",
-                Place::Output,
-                FILTER,
-                Way::Out,
-                &sets.served,
+                "forward-from",
+                hook(Place::Forward, BEFORE_FILTER),
+                Way::In,
+                vec![ask(Way::In, &sets.from)],
             ),
-            (arp, "input", Place::Input, FILTER, Way::In, check),
-        ] {
-            let mut rules = vec![
-                vec![Term::Dispatch(way, Name::clone(map))],
+            (
+                "forward-to",
+                hook(Place::Forward, FILTER),
+                Way::Out,
+                vec![ask(Way::Out, &sets.to)],
+            ),
+            (
+                "input",
+                hook(Place::Input, FILTER),
+                Way::In,
+                vec![vec![find(Way::In, &sets.host), to(names::HOST)]],
+            ),
+            (
+                "output",
+                hook(Place::Output, FILTER),
+                Way::Out,
                 vec![
-                    Term::DevicePrefix(way, self.config.tap_prefix),
-                    Term::Count(names::fixed(names::UNKNOWN)),
-                    Term::Drop,
+                    // What the host itself sends; it could anyhow.
+                    vec![find(Way::Out, &sets.served), Term::Accept],
+                    vec![find(Way::Out, &sets.shut), Term::Drop],
                 ],
-            ];
-            if table == arp {
-                rules.insert(0, limit(&[], &sets.arp));
-            }
-            self.chain(table, name, Some(Hook { place, priority }), rules);
+            ),
+        ];
+        let arp = (
+            "input",
+            hook(Place::Input, FILTER),
+            Way::In,
+            vec![
+                limit(&[], &sets.arp),
+                secured(names::CHECK_SENDER),
+                ask(Way::In, &sets.others),
+            ],
+        );
+        let all = inet.map(|chain| (Table::Inet, chain));
+        for (table, (name, hook, way, mut rules)) in all.into_iter().chain([(Table::Arp, arp)]) {
+            rules.push(vec![
+                Term::DevicePrefix(way, self.config.tap_prefix),
+                Term::Count(names::fixed(names::UNKNOWN)),
+                Term::Drop,
+            ]);
+            self.chain(table, name, Some(hook), rules);
         }
     }
 
@@ -167,6 +191,7 @@ impl Base<'_> {
                     Term::ArpSenderIn(Name::clone(&sets.senders)),
                     Term::Accept,
                 ],
+                vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))],
                 counted(Way::In, &sets.spoofed),
                 vec![Term::Drop],
             ],
@@ -234,17 +259,6 @@ fn protected(family: Family) -> Rule {
     ]
 }
 
-/// A guest is never a DHCP server, whichever the source.
-pub(crate) fn never_a_server() -> [Rule; 2] {
-    [(67, 68), (547, 546)].map(|(source, destination)| {
-        vec![
-            Term::Protocol(17),
-            Term::Ports(source, destination),
-            Term::Jump(names::fixed(names::SPOOFED)),
-        ]
-    })
-}
-
 /// Whether a packet's source is the guest's.
 fn check_source(sets: &Sets) -> Vec<Rule> {
     let accept = |family, set: &[Name; 2], what: Vec<Term>| -> Rule {
@@ -252,7 +266,15 @@ fn check_source(sets: &Sets) -> Vec<Rule> {
         let what = [Term::Family(family)].into_iter().chain(what);
         what.chain(source).collect()
     };
-    let mut rules: Vec<Rule> = never_a_server().into();
+    // Never a DHCP server, whichever the source.
+    let server = |(source, destination)| {
+        vec![
+            Term::Protocol(17),
+            Term::Ports(source, destination),
+            Term::Jump(names::fixed(names::SPOOFED)),
+        ]
+    };
+    let mut rules: Vec<Rule> = [(67, 68), (547, 546)].map(server).into();
     rules.extend(Family::ALL.map(|family| accept(family, &sets.sources, Vec::new())));
     let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
     let dhcp = vec![
@@ -265,6 +287,7 @@ fn check_source(sets: &Sets) -> Vec<Rule> {
     // which takes no more than it has to; nobody passes it on.
     let icmp = vec![Term::Protocol(58)];
     rules.push(accept(Family::V6, &sets.unspecified, icmp));
+    rules.push(vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))]);
     rules.push(vec![Term::Jump(names::fixed(names::SPOOFED))]);
     rules
 }

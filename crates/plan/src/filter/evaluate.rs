@@ -145,7 +145,7 @@ pub fn would_begin(view: &impl View, taps: &Taps, packet: &Packet) -> bool {
     let leaves = from.is_empty()
         || from
             .iter()
-            .any(|tap| asked(names::FROM, tap) || (to.is_empty() && asked(names::HOST, tap)));
+            .any(|tap| asked(names::FROM, tap) || (to.is_empty() && served(view, *tap, packet)));
     // What isn't from a tap is taken for something from elsewhere. A flow of the
     // host's own begins again by itself.
     let arrives = to.is_empty() || to.iter().any(|tap| asked(names::TO, tap));
@@ -158,11 +158,17 @@ fn accepts(view: &impl View, map: &str, tap: IfName, packet: &Packet) -> bool {
     match view.object(&key) {
         Some(Value::Element(Some(Verdict::Accept))) => true,
         Some(Value::Element(Some(Verdict::Jump(chain)))) => {
-            let asked = Asked { view, packet, tap };
-            asked.chain(chain, DEPTH) == Some(true)
+            Asked { view, packet, tap }.chain(chain, DEPTH) == Some(true)
         }
         _ => false,
     }
+}
+
+/// Whether the host's services are for it.
+fn served(view: &impl View, tap: IfName, packet: &Packet) -> bool {
+    let host = names::fixed(names::HOST);
+    let key = Key::Element(Table::Inet, Name::clone(&host), Item::Device(tap));
+    view.object(&key).is_some() && Asked { view, packet, tap }.chain(&host, DEPTH) == Some(true)
 }
 
 struct Asked<'a, V> {

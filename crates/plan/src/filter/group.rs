@@ -24,12 +24,12 @@ const LITTLE: usize = 64;
 /// A port range that needs no set: the kernel compares.
 const FEW: usize = 1;
 
-/// Plans a group's chains. `ranges` says of a security group whether members
-/// of it are prefixes rather than addresses. An unknown group has no rules.
+/// Plans a group's chains. `ranges` says of a security group, by family, whether
+/// members of it are prefixes rather than addresses. An unknown group has no rules.
 pub(crate) fn plan(
     id: &GroupId,
     group: Option<&Group>,
-    ranges: impl Fn(&GroupId, Family) -> bool,
+    ranges: impl Fn(&GroupId) -> [bool; 2],
 ) -> (Objects, Vec<Problem>) {
     let (meanings, problems) = meanings(id, group);
     let mut objects = Objects::new();
@@ -76,13 +76,21 @@ pub(crate) fn named(group: Option<&Group>) -> (Vec<GroupId>, Vec<AddressGroupId>
     (groups, address_groups)
 }
 
-/// Whether members of a family are prefixes.
+/// Whether members are prefixes, by family.
 #[must_use]
-pub(crate) fn has_ranges(group: Option<&Group>, family: Family) -> bool {
+pub(crate) fn ranges(group: Option<&Group>) -> [bool; 2] {
     let members = group.into_iter().flat_map(|group| &group.members);
-    members
-        .map(|member| member.address)
-        .any(|net| Family::of(net.addr()) == family && net.prefix_len() < net.max_prefix_len())
+    let wide =
+        members.filter(|member| member.address.prefix_len() < member.address.max_prefix_len());
+    let mut found = [false; 2];
+    let [v4, v6] = &mut found;
+    for member in wide {
+        match Family::of(member.address.addr()) {
+            Family::V4 => *v4 = true,
+            Family::V6 => *v6 = true,
+        }
+    }
+    found
 }
 
 /// Plans the sets with a group's members.
@@ -261,7 +269,7 @@ struct Writer<'a, F> {
     objects: &'a mut Objects,
 }
 
-impl<F: Fn(&GroupId, Family) -> bool> Writer<'_, F> {
+impl<F: Fn(&GroupId) -> [bool; 2]> Writer<'_, F> {
     fn family(&mut self, family: Family, merged: Merged) {
         self.traffic(family, None, &merged.any);
         if merged.any.all {
@@ -288,7 +296,12 @@ impl<F: Fn(&GroupId, Family) -> bool> Writer<'_, F> {
             match remote {
                 Remote::Group(id) => {
                     sets.push(names::members(&id, family, false));
-                    if (self.ranges)(&id, family) {
+                    let [v4, v6] = (self.ranges)(&id);
+                    let wide = match family {
+                        Family::V4 => v4,
+                        Family::V6 => v6,
+                    };
+                    if wide {
                         sets.push(names::members(&id, family, true));
                     }
                 }

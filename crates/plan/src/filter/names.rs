@@ -13,7 +13,8 @@ use l2isolate_model::{
 
 use super::{FilterConfig, Profile};
 
-/// Maps from devices that are asked by more than the chains.
+/// Maps and a set of devices that are asked by more than the chains, and the
+/// chain behind the last.
 pub(crate) const FROM: &str = "from";
 pub(crate) const TO: &str = "to";
 pub(crate) const HOST: &str = "host";
@@ -37,15 +38,20 @@ pub(crate) const SERVICES: &str = "services";
 /// element's key carries its set's name.
 #[derive(Debug, Clone)]
 pub(crate) struct Sets {
-    /// Who asks about the source of what comes from a tap, in both tables.
-    pub(crate) check: Name,
+    /// Taps whose sources are checked, and what becomes of other ports' packets
+    /// instead; both in both tables.
+    pub(crate) secured: Name,
+    pub(crate) others: Name,
     /// Who judges what a tap sends through the host, and what is sent to it.
     pub(crate) from: Name,
     pub(crate) to: Name,
-    /// Who judges what a tap sends to the host.
+    /// Taps that may ask the host for something, and to which it may send.
     pub(crate) host: Name,
-    /// Taps to which the host may send.
     pub(crate) served: Name,
+    /// Taps of ports that are administratively down.
+    pub(crate) shut: Name,
+    /// Chains with the prefixes that a tap may send from, in both tables.
+    pub(crate) prefixes: Name,
     /// Sources that are the guest's, by family.
     pub(crate) sources: [Name; 2],
     /// Hardware addresses that may send from no address, by family.
@@ -80,11 +86,14 @@ impl Sets {
         };
         let count = |what: &str, most: u32| -> Name { format!("limit-{what}-{most}").into() };
         Self {
-            check: fixed("check"),
+            secured: fixed("secured"),
+            others: fixed("others"),
             from: fixed(FROM),
             to: fixed(TO),
             host: fixed(HOST),
             served: fixed("served"),
+            shut: fixed("shut"),
+            prefixes: fixed("prefixes"),
             sources: by_family("sources"),
             unspecified: by_family("unspecified"),
             senders: fixed("senders"),
@@ -103,10 +112,14 @@ impl Sets {
         }
     }
 
-    /// The sets of limits and counters in the table `inet`, with what they do.
-    pub(crate) fn devices(&self, config: &FilterConfig) -> [(&Name, Each); 10] {
+    /// The sets of devices in the table `inet`, with what they do for each.
+    pub(crate) fn devices(&self, config: &FilterConfig) -> [(&Name, Each); 14] {
         let limits = &config.limits;
         [
+            (&self.secured, Each::Nothing),
+            (&self.host, Each::Count),
+            (&self.served, Each::Nothing),
+            (&self.shut, Each::Nothing),
             (&self.spoofed, Each::Count),
             (&self.dropped_from, Each::Count),
             (&self.dropped_to, Each::Count),

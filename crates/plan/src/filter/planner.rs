@@ -8,7 +8,7 @@ use std::{
 use l2isolate_model::{
     AddressGroupId, GroupId, IfName,
     document::{Object, ObjectId},
-    filter::{Family, Key, Objects, Value},
+    filter::{Key, Objects, Value},
     group::Group,
     intent::{Intent, Outcome},
     problem::Problem,
@@ -201,8 +201,8 @@ impl Planner {
     fn group_changed(&mut self, intent: &Intent, id: GroupId, dirty: &mut Dirty) {
         let group = intent.group(&id).map(AsRef::as_ref);
         if let Some(naming) = self.naming.get(&id) {
-            let flags = Family::ALL.map(|family| group::has_ranges(group, family));
-            if self.ranges.get(&id) != Some(&flags) {
+            let flags = group::ranges(group);
+            if self.ranges.insert(id.clone(), flags) != Some(flags) {
                 dirty.groups.extend(naming.iter().cloned());
             }
             dirty.members.insert(id.clone());
@@ -318,8 +318,11 @@ impl Planner {
             return Plan::Whole(Objects::new());
         }
         let now = intent.group(id);
-        let flags = Family::ALL.map(|family| group::has_ranges(now.map(AsRef::as_ref), family));
-        self.ranges.insert(id.clone(), flags);
+        // Whoever has only now been named was not looked at before.
+        if !self.ranges.contains_key(id) {
+            let flags = group::ranges(now.map(AsRef::as_ref));
+            self.ranges.insert(id.clone(), flags);
+        }
         let before = match now {
             Some(now) => self.members.insert(id.clone(), Arc::clone(now)),
             None => self.members.remove(id),
@@ -347,7 +350,7 @@ impl Planner {
             return Objects::new();
         }
         let find = |id: &GroupId| intent.group(id).map(AsRef::as_ref);
-        let ranges = |other: &GroupId, family| group::has_ranges(find(other), family);
+        let ranges = |other: &GroupId| group::ranges(find(other));
         let (objects, problems) = group::plan(id, find(id), ranges);
         if problems.is_empty() {
             self.problems.remove(id);

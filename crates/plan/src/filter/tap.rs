@@ -13,7 +13,6 @@ use l2isolate_model::{
 };
 
 use super::{
-    base,
     config::FilterConfig,
     names::{self, Sets},
     profile,
@@ -77,106 +76,69 @@ impl TapPlan<'_> {
         self.objects.insert(key, Value::Element(verdict));
     }
 
-    /// Entries of the maps: of `check`, `from`, `to`, `host` and `served`, and
-    /// of the other table's `check`.
-    fn entries(&mut self, [check, from, to, host, served]: [Verdict; 5], arp: Verdict) {
-        let sets = self.sets;
-        let device = Item::Device(self.tap);
-        let inet = [
-            (&sets.check, check),
-            (&sets.from, from),
-            (&sets.to, to),
-            (&sets.host, host),
-            (&sets.served, served),
-        ];
-        for (map, verdict) in inet {
-            self.element(Table::Inet, map, device, Some(verdict));
-        }
-        self.element(Table::Arp, &sets.check, device, Some(arp));
-    }
-
     fn devices(&mut self, table: Table, sets: &[&Name]) {
         for set in sets {
             self.element(table, set, Item::Device(self.tap), None);
         }
     }
 
+    fn entry(&mut self, table: Table, map: &Name, verdict: Verdict) {
+        self.element(table, map, Item::Device(self.tap), Some(verdict));
+    }
+
     /// Administratively down. Taps that are called otherwise than taps are called
     /// aren't dropped as unknown, so all are named.
     fn shut(&mut self) {
-        let maps = [
-            jump(names::REFUSED_FROM),
-            Verdict::Drop,
-            jump(names::REFUSED_TO),
-            Verdict::Drop,
-            Verdict::Drop,
-        ];
-        self.entries(maps, Verdict::Drop);
-        self.devices(
-            Table::Inet,
-            &[&self.sets.dropped_from, &self.sets.dropped_to],
-        );
+        let (sets, inet) = (self.sets, Table::Inet);
+        self.entry(inet, &sets.others, jump(names::REFUSED_FROM));
+        self.entry(Table::Arp, &sets.others, Verdict::Drop);
+        self.entry(inet, &sets.to, jump(names::REFUSED_TO));
+        self.devices(inet, &[&sets.shut, &sets.dropped_from, &sets.dropped_to]);
     }
 
     /// Without port security: no groups, and anybody's addresses.
     fn open(&mut self, config: &FilterConfig) {
-        let maps = [
-            Verdict::Accept,
-            jump(names::OPEN_FROM),
-            jump(names::OPEN_TO),
-            jump(names::HOST),
-            Verdict::Accept,
-        ];
-        self.entries(maps, Verdict::Accept);
+        let (sets, inet) = (self.sets, Table::Inet);
+        for table in Table::ALL {
+            self.entry(table, &sets.others, Verdict::Accept);
+        }
+        self.entry(inet, &sets.from, jump(names::OPEN_FROM));
+        self.entry(inet, &sets.to, jump(names::OPEN_TO));
         self.limits(config);
     }
 
     fn secured(&mut self, profile: &profile::Profile, config: &FilterConfig) {
-        let check = |objects: &mut Objects, table, shared, rules: Vec<Rule>| {
-            if rules.is_empty() {
-                return jump(shared);
-            }
-            let name = names::of_tap(shared, self.tap);
-            let last = vec![Term::Jump(names::fixed(shared))];
-            let rules = rules.into_iter().chain([last]).collect();
-            let chain = Value::Chain(Chain { hook: None, rules });
-            objects.insert(Key::Chain(table, Name::clone(&name)), chain);
-            Verdict::Jump(name)
-        };
-        let mut objects = Objects::new();
-        let inet = check(
-            &mut objects,
-            Table::Inet,
-            names::CHECK_SOURCE,
-            self.source_prefixes(),
-        );
-        let arp = check(
-            &mut objects,
-            Table::Arp,
-            names::CHECK_SENDER,
-            self.sender_prefixes(),
-        );
-        self.objects.extend(objects);
+        let sets = self.sets;
+        for table in Table::ALL {
+            self.devices(table, &[&sets.secured, &sets.spoofed]);
+        }
         let judge = |direction| Verdict::Jump(names::profile(profile, direction));
-        let maps = [
-            inet,
-            judge(Direction::Egress),
-            judge(Direction::Ingress),
-            jump(names::HOST),
-            // What the host itself sends; it could anyhow.
-            Verdict::Accept,
-        ];
-        self.entries(maps, arp);
+        self.entry(Table::Inet, &sets.from, judge(Direction::Egress));
+        self.entry(Table::Inet, &sets.to, judge(Direction::Ingress));
         self.limits(config);
-        self.devices(Table::Inet, &[&self.sets.spoofed]);
-        self.devices(Table::Arp, &[&self.sets.spoofed]);
         self.addresses();
+        self.prefixes(Table::Inet, "sources", self.source_prefixes());
+        self.prefixes(Table::Arp, "senders", self.sender_prefixes());
+    }
+
+    /// A chain of the tap's own, if it needs one.
+    fn prefixes(&mut self, table: Table, what: &str, rules: Vec<Rule>) {
+        if rules.is_empty() {
+            return;
+        }
+        let name = names::of_tap(what, self.tap);
+        let chain = Value::Chain(Chain { hook: None, rules });
+        self.objects
+            .insert(Key::Chain(table, Name::clone(&name)), chain);
+        self.entry(table, &self.sets.prefixes, Verdict::Jump(name));
     }
 
     /// What the guest may use, and what counts it.
     fn limits(&mut self, config: &FilterConfig) {
         let sets = self.sets;
         let inet = [
+            &sets.host,
+            &sets.served,
             &sets.dropped_from,
             &sets.dropped_to,
             &sets.new,
@@ -260,23 +222,16 @@ impl TapPlan<'_> {
         }
     }
 
-    /// Rules for prefixes that the guest may send from. They stand before what
-    /// all ports share, so the first of that comes before them.
+    /// Rules for prefixes that the guest may send from.
     fn source_prefixes(&self) -> Vec<Rule> {
-        let prefixes = |family| self.of_family(family).filter(|(_, net)| !single(net));
-        let accept = |family, (mac, net): (Mac, IpNet)| -> Rule {
+        let accept = |(mac, net): (Mac, IpNet)| -> Rule {
+            let family = Family::of(net.addr());
             let who = [Term::Family(family), Term::EtherSource(mac)].into_iter();
             let from = (net.prefix_len() > 0).then_some(Term::Address(Side::Source, net));
             who.chain(from).chain([Term::Accept]).collect()
         };
-        let mut rules: Vec<Rule> = Vec::new();
-        for family in Family::ALL {
-            rules.extend(prefixes(family).map(|pair| accept(family, pair)));
-        }
-        if !rules.is_empty() {
-            rules.splice(..0, base::never_a_server());
-        }
-        rules
+        let prefixes = sources(self.port).filter(|(_, net)| !single(net));
+        prefixes.map(accept).collect()
     }
 
     fn sender_prefixes(&self) -> Vec<Rule> {

@@ -22,6 +22,8 @@ pub(crate) fn config() -> Config {
         ],
         tap_mac: "02:4c:32:49:53:4f".parse().unwrap(),
         gateway_link_local: "fe80::1".parse().unwrap(),
+        dhcp: true,
+        metadata: true,
         manage_host: true,
         connections: Some(Connections {
             per_port: 20_000,

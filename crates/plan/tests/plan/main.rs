@@ -9,5 +9,7 @@
 
 mod common;
 mod filter;
+mod guest;
+mod metadata;
 mod properties;
 mod wiring;

@@ -167,7 +167,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// A socket for all frames of a device, and the device's hardware address.
-fn packets(device: &str) -> (OwnedFd, Mac) {
+pub(crate) fn packets(device: &str) -> (OwnedFd, Mac) {
     let found = getifaddrs().unwrap().find_map(|interface| {
         let address = interface.address?;
         let link = address.as_link_addr()?;

@@ -17,6 +17,9 @@ const PROTOCOL: &str = "76";
 const METRIC: u64 = 5;
 const FLOOR: u64 = 3_372_220_415;
 
+/// Where guests ask for metadata.
+const METADATA: [&str; 2] = ["169.254.169.254/32", "fe80::a9fe:a9fe/128"];
+
 const PROXY_ARP: &str = "ipv4.conf.TAP.proxy_arp";
 
 /// Settings of a tap that is in use: the right value and a wrong one.
@@ -56,6 +59,9 @@ pub(crate) fn expected(ports: &[&Port]) -> Lines {
             document["mtu"]
         ));
         lines.insert(format!("address {LINK_LOCAL}/64 dev {tap}"));
+        for address in METADATA {
+            lines.insert(format!("address {address} dev {tap}"));
+        }
         if here {
             lines.insert(format!("proxy_arp {tap}"));
         }
@@ -150,8 +156,10 @@ fn address(device: &str, entry: &Value) -> Option<String> {
     let (local, bits) = (text(entry, "local"), &entry["prefixlen"]);
     // The kernel's own, made from the hardware address: nobody wants it, but
     // where a stranger had it made it is harmless, and not ours to remove.
-    let own = local.starts_with("fe80:") && local != LINK_LOCAL;
-    (!own).then(|| format!("address {local}/{bits} dev {device}"))
+    let line = format!("{local}/{bits}");
+    let own =
+        local.starts_with("fe80:") && local != LINK_LOCAL && !METADATA.contains(&line.as_str());
+    (!own).then(|| format!("address {line} dev {device}"))
 }
 
 fn link(name: &str, device: &Value) -> String {

@@ -14,11 +14,14 @@ mod flow;
 mod guest;
 mod intent;
 mod kernel;
+mod metadata;
 mod random;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -26,14 +29,19 @@ use l2isolate_lab::{
     netns,
     room::{self, Room},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
-pub(crate) use agent::{Agent, run};
-pub(crate) use arp::{Arp, advertise_router, claim_neighbour};
+pub(crate) use agent::{Agent, PROGRAM, run};
+pub(crate) use arp::{Arp, advertise_router, claim_neighbour, packets};
 pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
 pub(crate) use kernel::{SETTINGS, array, expected, observed};
+pub(crate) use metadata::Proxy;
 pub(crate) use random::Random;
 
 /// What the hypervisor announces beside its guests.
@@ -79,6 +87,11 @@ impl Host {
         Self::within(room::whole(), "")
     }
 
+    /// The same with further lines for the agent's `[l2isolate]`.
+    pub(crate) fn crowded_with(options: &str) -> Self {
+        Self::within(room::whole(), options)
+    }
+
     fn within(room: Room, options: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -105,13 +118,25 @@ impl Host {
             true => "",
             false => "firewall = false\n",
         };
+        // Nor do they ask for anything.
+        let services = match options.contains("dhcp") {
+            true => "",
+            false => "dhcp = false\nipv6_services = false\n",
+        };
         let config = format!(
             "[DEFAULT]\nhost = hv1\n[l2isolate]\nintent_directory = {}\nstate_directory = {}\n\
-             socket = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\nlog_level = debug\n{firewall}{options}\n",
+             socket = {}\nguest_directory = {}\nmetadata_directory = {}\n\
+             metadata_user = {}\nloopbacks = {LOOPBACK4}/32, {LOOPBACK6}/128\n\
+             log_level = debug\n{firewall}{services}{options}\n",
             host.intent().display(),
             host.path("state").display(),
             host.socket().display(),
+            host.path("guest").display(),
+            host.path("map").display(),
+            metadata::USER,
         );
+        // dnsmasq runs as a user of its own, and reads below it.
+        fs::set_permissions(host.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(host.path("l2isolate.conf"), config).unwrap();
         host
     }
@@ -173,6 +198,11 @@ impl Host {
     pub(crate) fn tap(&self, name: &str, namespace: &str, peer: &str) {
         let veth = format!("link add {name} type veth peer name {peer} netns {namespace}\n");
         netns::batch(Some(&self.hv), &veth).unwrap();
+    }
+
+    /// All processes in the hypervisor.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        processes(&self.hv)
     }
 
     /// Runs `ip` in the hypervisor; the arguments are parted by spaces.
@@ -354,10 +384,26 @@ impl Drop for Host {
             }
         }
         drop(self.agent.take());
+        // dnsmasq outlives its agent, clients their commands; and all of them
+        // would outlive their namespaces.
+        for pid in self.namespaces.iter().flat_map(|name| processes(name)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         if let Err(error) = netns::delete(&self.namespaces) {
             eprintln!("{error}");
         }
     }
+}
+
+/// All processes in a namespace.
+fn processes(namespace: &str) -> Vec<i32> {
+    // Not inside: then it would be one of them.
+    let output = Command::new("ip")
+        .args(["netns", "pids", namespace])
+        .output();
+    let output = output.map(|output| output.stdout).unwrap_or_default();
+    let pids = String::from_utf8_lossy(&output);
+    pids.lines().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// A wait that ends, with a pause at each look at it.

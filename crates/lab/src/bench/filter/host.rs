@@ -176,8 +176,15 @@ impl Host {
     }
 
     /// The host's rules, without what they count.
-    pub(super) fn ruleset(&self) -> Result<String> {
-        self.nft(&["--stateless", "list", "ruleset"], "")
+    ///
+    /// Its words in order: the kernel gives the elements of hash sets as they lie,
+    /// which is no part of what they say.
+    pub(super) fn ruleset(&self) -> Result<Vec<String>> {
+        let listed = self.nft(&["--stateless", "list", "ruleset"], "")?;
+        let words = listed.split([' ', '\t', '\n', ',', '"']);
+        let mut words: Vec<String> = words.map(str::to_owned).collect();
+        words.sort_unstable();
+        Ok(words)
     }
 
     /// Runs `nft` on the host.
