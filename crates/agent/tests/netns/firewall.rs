@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use crate::harness::{Flow, GATEWAY4, GATEWAY6, Guest, Host, LOOPBACK4, OUTSIDE4, OUTSIDE6, run};
 
 /// A document with one group.
-fn group(id: &str, rules: &Value, members: &Value) -> String {
+pub(crate) fn group(id: &str, rules: &Value, members: &Value) -> String {
     json!({"version": 1, "groups": [{"id": id, "rules": rules, "members": members}]}).to_string()
 }
 
-fn open(directions: &[&str]) -> Value {
+pub(crate) fn open(directions: &[&str]) -> Value {
     let families = |direction: &&str| {
         let direction = (*direction).to_owned();
         ["IPv4", "IPv6"].map(|family| json!({"direction": direction, "ethertype": family}))
@@ -28,7 +28,7 @@ fn open(directions: &[&str]) -> Value {
         .into()
 }
 
-fn nft(host: &Host, arguments: &str) -> String {
+pub(crate) fn nft(host: &Host, arguments: &str) -> String {
     let program = "nft";
     let output = netns::inside(&host.hv, || {
         Command::new(program)
@@ -251,13 +251,13 @@ fn revocation_ends_flows_and_no_others() {
 }
 
 /// Two guests that talk by UDP, question and answer, over one flow.
-struct Talk {
+pub(crate) struct Talk {
     client: UdpSocket,
     server: UdpSocket,
 }
 
 impl Talk {
-    fn start(client: &Guest, server: &Guest) -> Self {
+    pub(crate) fn start(client: &Guest, server: &Guest) -> Self {
         let bind = |guest: &Guest| {
             let address = SocketAddr::new(guest.port.v4().parse().unwrap(), 0);
             let socket = netns::inside(&guest.namespace, || UdpSocket::bind(address).unwrap());
@@ -274,7 +274,7 @@ impl Talk {
     }
 
     /// Whether a question is answered.
-    fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         let mut datagram = [0; 16];
         (0..3).any(|_| {
             // A refusal of the earlier one is none of this one's.

@@ -19,6 +19,7 @@ mod commands;
 mod firewall;
 mod guests;
 mod harness;
+mod hostile;
 mod many;
 mod mend;
 mod metadata;

@@ -25,7 +25,13 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts one; what it logs is appended to `log`.
-    pub(super) fn start(namespace: &str, config: &Path, log: &Path) -> Self {
+    /// `release`: what it shall read as the kernel's release.
+    pub(super) fn start(
+        namespace: &str,
+        config: &Path,
+        log: &Path,
+        release: Option<&Path>,
+    ) -> Self {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -33,8 +39,15 @@ impl Agent {
             .unwrap();
         // `ip netns exec` and `setpriv` execute in place: the process is the
         // agent in the end, and it doesn't outlive the test.
-        let child = netns::command(namespace, "setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM, "agent", "--config-file"])
+        let mut command = netns::command(namespace, "setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(release) = release {
+            // In the mount namespace that `ip netns exec` has made.
+            let bind = "mount --bind \"$0\" /proc/sys/kernel/osrelease && exec \"$@\"";
+            command.args(["sh", "-c", bind]).arg(release);
+        }
+        let child = command
+            .args([PROGRAM, "agent", "--config-file"])
             .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -44,10 +57,14 @@ impl Agent {
         Self { child }
     }
 
+    /// Its process.
+    pub(super) fn process(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
     /// Asks it to end, and waits for that.
     pub(super) fn end(mut self) {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
-        kill(pid, Signal::SIGTERM).unwrap();
+        kill(self.process(), Signal::SIGTERM).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "the agent ended with {status}");
     }

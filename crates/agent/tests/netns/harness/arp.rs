@@ -2,7 +2,7 @@
 //! RFC 5227), and a router advertisement from where none belongs (RFC 4861).
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -82,27 +82,56 @@ impl Arp {
 /// the router fe80::bad.
 pub(crate) fn advertise_router(namespace: &str, device: &str) {
     let (socket, own) = netns::inside(namespace, || packets(device)).unwrap();
-    let source = "fe80::bad".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    let everybody = "ff02::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let source = "fe80::bad".parse::<Ipv6Addr>().unwrap().octets();
+    let everybody = "ff02::1".parse::<Ipv6Addr>().unwrap().octets();
     // Type, code, checksum, hop limit, flags, lifetime 1800 s, two timers.
     let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
     // Prefix information: 64 bits, on-link and autonomous, two lifetimes.
     message.extend([
         3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0,
     ]);
-    message.extend(
-        "2001:db8:bad::"
-            .parse::<std::net::Ipv6Addr>()
-            .unwrap()
-            .octets(),
-    );
+    message.extend("2001:db8:bad::".parse::<Ipv6Addr>().unwrap().octets());
     message.extend([1, 1]);
     message.extend(own);
+    send_icmp6(&socket, own, (&source, &everybody), message);
+}
+
+/// Sends a neighbour solicitation as from `source`, or an advertisement that
+/// claims `target`, with the device's own hardware address (RFC 4861).
+pub(crate) fn claim_neighbour(
+    namespace: &str,
+    device: &str,
+    claims: &[(Ipv6Addr, Ipv6Addr, bool)],
+) {
+    let (socket, own) = netns::inside(namespace, || packets(device)).unwrap();
+    let everybody = "ff02::1".parse::<Ipv6Addr>().unwrap().octets();
+    for (source, target, solicits) in claims {
+        // An advertisement overrides what is known.
+        let (kind, flags, option) = if *solicits {
+            (135, 0, 1)
+        } else {
+            (136, 0x20, 2)
+        };
+        let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+        message.extend(target.octets());
+        message.extend([option, 1]);
+        message.extend(own);
+        send_icmp6(&socket, own, (&source.octets(), &everybody), message);
+    }
+}
+
+/// Sends an ICMPv6 message, whose checksum is made here, with hop limit 255.
+fn send_icmp6(
+    socket: &OwnedFd,
+    own: Mac,
+    (source, destination): (&[u8; 16], &[u8; 16]),
+    mut message: Vec<u8>,
+) {
     let length = u16::try_from(message.len()).unwrap().to_be_bytes();
     // RFC 8200, 8.1: addresses, length and next header stand before it.
     let pseudo = [
         &source[..],
-        &everybody,
+        destination,
         &[0, 0],
         &length,
         &[0, 0, 0, 58],
@@ -116,7 +145,7 @@ pub(crate) fn advertise_router(namespace: &str, device: &str) {
     frame.extend(length);
     frame.extend([58, 255]);
     frame.extend(source);
-    frame.extend(everybody);
+    frame.extend(destination);
     frame.extend(message);
     send(socket.as_raw_fd(), &frame, MsgFlags::empty()).unwrap();
 }

@@ -36,7 +36,7 @@ use nix::{
 use tempfile::TempDir;
 
 pub(crate) use agent::{Agent, PROGRAM, run};
-pub(crate) use arp::{Arp, advertise_router, packets};
+pub(crate) use arp::{Arp, advertise_router, claim_neighbour, packets};
 pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
@@ -263,7 +263,29 @@ impl Host {
             &self.hv,
             &self.path("l2isolate.conf"),
             &self.path("log"),
+            None,
         ));
+    }
+
+    /// Starts the agent where it finds an older kernel, by its release.
+    pub(crate) fn start_on(&mut self, release: &str) {
+        let file = self.path("osrelease");
+        fs::write(&file, format!("{release}\n")).unwrap();
+        assert!(self.agent.is_none(), "the agent runs already");
+        self.agent = Some(Agent::start(
+            &self.hv,
+            &self.path("l2isolate.conf"),
+            &self.path("log"),
+            Some(&file),
+        ));
+    }
+
+    /// The agent's process, to be killed by whoever can't wait.
+    pub(crate) fn agent_process(&self) -> nix::unistd::Pid {
+        self.agent
+            .as_ref()
+            .expect("the agent doesn't run")
+            .process()
     }
 
     /// Kills the agent, as the out-of-memory killer would.
