@@ -21,6 +21,8 @@ const PROTOCOL: &str = "76";
 /// Behind every guest's route; zebra takes it as distance 200.
 pub(super) const FLOOR: u32 = 3_372_220_415;
 const TAP_MAC: &str = "02:4c:32:49:53:4f";
+/// Where guests find metadata, on every tap.
+const METADATA: [(&str, u8); 2] = [("169.254.169.254", 32), ("fe80::a9fe:a9fe", 128)];
 
 /// Settings of a tap in use.
 const SETTINGS: [(&str, &str); 12] = [
@@ -49,6 +51,9 @@ pub(super) fn expected<'a>(node: &Node, vms: impl IntoIterator<Item = &'a Vm>) -
         lines.insert(format!("link {tap} up mtu 1500 mac {TAP_MAC}"));
         lines.insert(format!("address {GATEWAY4}/32 dev {tap}"));
         lines.insert(format!("address {GATEWAY6}/64 dev {tap}"));
+        for (address, length) in METADATA {
+            lines.insert(format!("address {address}/{length} dev {tap}"));
+        }
         for family in Family::ALL {
             let address = vm.address(family);
             lines.insert(format!("route {address} dev {tap} metric 5"));
@@ -174,6 +179,7 @@ fn address(device: &str, entry: &Value) -> Option<String> {
     let local = text(entry, "local");
     // One that the kernel made from the hardware address, where a stranger had
     // it made, is harmless and not the agent's to remove.
-    let own = local.starts_with("fe80:") && local != GATEWAY6.to_string();
+    let ours = local == GATEWAY6.to_string() || METADATA.iter().any(|(ip, _)| *ip == local);
+    let own = local.starts_with("fe80:") && !ours;
     (!own).then(|| format!("address {local}/{} dev {device}", entry["prefixlen"]))
 }
