@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod control;
 mod engine;
+mod figures;
 mod firewall;
 mod flows;
 mod logging;

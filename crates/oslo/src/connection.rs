@@ -163,7 +163,8 @@ fn explain(error: &lapin::Error, host: &Host, options: &Options) -> ConnectError
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => ConnectError::Silent {
             host,
             cause,
-            advice: "is this RabbitMQ's port for AMQP?",
+            advice: "is this RabbitMQ's port for AMQP? If it is one for TLS, ssl = true belongs \
+                     into [oslo_messaging_rabbit]",
         },
         _ => ConnectError::Refused { host, cause },
     }

@@ -11,7 +11,7 @@ use std::{
 
 use lapin::{
     Consumer,
-    message::{Delivery, DeliveryResult},
+    message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
@@ -199,8 +199,8 @@ impl Worker {
         let (sender, mut deliveries) = mpsc::channel(1);
         let consumers = self.consumers(ready).await?;
         let mut tasks = tokio::task::JoinSet::new();
-        for consumer in consumers {
-            tasks.spawn(forward(consumer, sender.clone()));
+        for (consumer, acknowledge) in consumers {
+            tasks.spawn(forward(consumer, acknowledge, sender.clone()));
         }
         drop(sender);
         listening.send_replace(true);
@@ -211,20 +211,21 @@ impl Worker {
         );
         while let Some(delivery) = deliveries.recv().await {
             match delivery {
-                Some(Ok(Some(delivery))) => self.take(delivery).await,
+                Some(Ok((delivery, acknowledge))) => self.take(delivery, acknowledge).await,
                 Some(Err(error)) => {
                     return Err(Error::Declare {
                         what: "a queue".to_owned(),
                         cause: words(&error),
                     });
                 }
-                Some(Ok(None)) | None => return Ok(()),
+                None => return Ok(()),
             }
         }
         Ok(())
     }
 
-    async fn consumers(&self, ready: &Ready) -> Result<Vec<Consumer>, Error> {
+    /// Consumers, and whether what they deliver is to be acknowledged.
+    async fn consumers(&self, ready: &Ready) -> Result<Vec<(Consumer, bool)>, Error> {
         let connection = &ready.connection;
         let options = &self.transport.shared().options;
         let Listen {
@@ -245,7 +246,7 @@ impl Worker {
             let name = format!("{topic}.{server}");
             let queue = Queue::Own(name.clone());
             declare::queue(connection, &queue, Some((&topics, &name)), options).await?;
-            consumers.push(consume(connection, &name).await?);
+            consumers.push((consume(connection, &name).await?, false));
         }
         if *fanout {
             let exchange = Exchange::fanout(topic);
@@ -253,12 +254,12 @@ impl Worker {
             let name = format!("{topic}_fanout_{}", unique::hex());
             let queue = Queue::Own(name.clone());
             declare::queue(connection, &queue, Some((&exchange, topic)), options).await?;
-            consumers.push(consume(connection, &name).await?);
+            consumers.push((consume(connection, &name).await?, false));
         }
         if *shared {
             let queue = Queue::Shared(topic.clone());
             declare::queue(connection, &queue, Some((&topics, topic)), options).await?;
-            consumers.push(self.consume_share(ready).await?);
+            consumers.push((self.consume_share(ready).await?, true));
         }
         Ok(consumers)
     }
@@ -294,14 +295,11 @@ impl Worker {
     }
 
     /// Takes a request on; waits while all workers are busy.
-    async fn take(&mut self, delivery: Delivery) {
+    async fn take(&mut self, delivery: Delivery, acknowledge: bool) {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             return;
         };
-        // Needed only for the shared queue; the others have none to take.
-        if delivery.acker.usable()
-            && let Err(error) = delivery.ack(BasicAckOptions::default()).await
-        {
+        if acknowledge && let Err(error) = delivery.ack(BasicAckOptions::default()).await {
             // It comes again, here or elsewhere.
             tracing::debug!(%error, "a request can't be acknowledged");
             return;
@@ -335,9 +333,13 @@ impl Worker {
     }
 }
 
-async fn forward(mut consumer: Consumer, sender: mpsc::Sender<Option<DeliveryResult>>) {
+/// A request and whether it is to be acknowledged, or why there won't be any more.
+type Forwarded = Option<Result<(Delivery, bool), lapin::Error>>;
+
+async fn forward(mut consumer: Consumer, acknowledge: bool, sender: mpsc::Sender<Forwarded>) {
     while let Some(delivery) = consumer.next().await {
-        if sender.send(Some(delivery.map(Some))).await.is_err() {
+        let delivery = delivery.map(|delivery| (delivery, acknowledge));
+        if sender.send(Some(delivery)).await.is_err() {
             return;
         }
     }

@@ -27,12 +27,13 @@ def main():
     parser.add_argument('--timeout', type=float, default=15)
     parser.add_argument('--monitor', type=float)
     arguments = parser.parse_args()
-    conf = cfg.ConfigOpts()
+    conf = cfg.CONF
     conf([])
+    # As Neutron does; it is read when the transport is made.
+    oslo_messaging.set_transport_defaults(arguments.exchange)
     transport = oslo_messaging.get_rpc_transport(
         conf, url=arguments.url,
         allowed_remote_exmods=['oslo_messaging.rpc.dispatcher'])
-    conf.set_override('control_exchange', arguments.exchange)
     target = oslo_messaging.Target(
         topic=arguments.topic, version=arguments.version,
         namespace=arguments.namespace)

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Serves a topic with Python's oslo.messaging: the other end of `call.rs`.
 
-server.py URL TOPIC [--server NAME] [--exchange NAME] [--set OPTION=true|false ...]
+server.py URL TOPIC [--server NAME] [--exchange NAME]
 """
 
 import argparse
@@ -45,15 +45,12 @@ def main():
     parser.add_argument('topic')
     parser.add_argument('--server', default='python')
     parser.add_argument('--exchange', default='openstack')
-    parser.add_argument('--set', action='append', default=[])
     arguments = parser.parse_args()
-    conf = cfg.ConfigOpts()
+    conf = cfg.CONF
     conf([])
+    # As Neutron does; it is read when the transport is made.
+    oslo_messaging.set_transport_defaults(arguments.exchange)
     transport = oslo_messaging.get_rpc_transport(conf, url=arguments.url)
-    conf.set_override('control_exchange', arguments.exchange)
-    for pair in arguments.set:
-        key, value = pair.split('=', 1)
-        conf.set_override(key, value == 'true', group='oslo_messaging_rabbit')
     target = oslo_messaging.Target(topic=arguments.topic, server=arguments.server)
     server = oslo_messaging.get_rpc_server(
         transport, target, [Endpoint()], executor='threading')
