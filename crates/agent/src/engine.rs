@@ -21,11 +21,13 @@ use l2isolate_model::{
 };
 use l2isolate_plan::{Config, KernelRules, Owner, TapView};
 use l2isolate_reconcile::Reconciler;
+use l2isolate_source::neutron::TapState;
 use tracing::{debug, error, info, warn};
 
 use crate::{
     firewall::{Firewall, Stage},
     guests::{self, Guests},
+    report::named_by_nova,
 };
 
 /// Rounds of plan and apply in one go. Two are the rule (what waits comes
@@ -46,6 +48,10 @@ pub(crate) struct Engine {
     taps: BTreeMap<IfName, Tap>,
     /// Taps whose plan may have changed.
     dirty: BTreeSet<IfName>,
+    /// Taps of which something else may be so than was told.
+    touched: BTreeSet<IfName>,
+    /// What the source was told of taps.
+    told: BTreeMap<IfName, TapState>,
     reconciler: Reconciler<KernelRules>,
     /// Full observations since the start, and those forced by lost events.
     observations: u64,
@@ -67,8 +73,10 @@ impl Engine {
             guests: None,
             intent: Intent::default(),
             complete: false,
+            touched: observed.links.keys().copied().collect(),
             taps: observed.links,
             dirty: BTreeSet::new(),
+            told: BTreeMap::new(),
             reconciler: Reconciler::default(),
             observations: 1,
             overruns: 0,
@@ -310,6 +318,9 @@ impl Engine {
         self.converge_firewall(Stage::AfterWiring);
         self.converge_guests();
         for (owner, work) in work {
+            if let Owner::Tap(tap) = owner {
+                self.touched.insert(tap);
+            }
             self.report(owner, &work);
         }
     }
@@ -331,6 +342,46 @@ impl Engine {
         };
         let up = || taps.iter().filter(|(_, tap)| tap.up).map(|(name, _)| *name);
         guests.converge(|| up().find_map(|tap| guests::way(tap, addresses(tap))));
+    }
+
+    /// What has become of taps since this was asked last: of those that a port
+    /// has, and of those that are named as if one had. The first time, of all.
+    pub(crate) fn tap_news(&mut self) -> Vec<(IfName, Option<TapState>)> {
+        // What isn't wired may have become so by the firewall's turn alone.
+        let unwired = self.told.iter().filter(|(_, told)| !told.wired);
+        let mut touched: BTreeSet<IfName> = unwired.map(|(name, _)| *name).collect();
+        touched.append(&mut self.touched);
+        let mut news = Vec::new();
+        for name in touched {
+            let state = self.tap_state(name);
+            if self.told.get(&name) == state.as_ref() {
+                continue;
+            }
+            match &state {
+                Some(state) => self.told.insert(name, state.clone()),
+                None => self.told.remove(&name),
+            };
+            news.push((name, state));
+        }
+        news
+    }
+
+    fn tap_state(&self, name: IfName) -> Option<TapState> {
+        let tap = self.taps.get(&name)?;
+        let port = self.intent.on_tap(name);
+        if port.is_none() && !named_by_nova(name) {
+            return None;
+        }
+        let wiring = self.reconciler.differences_of(&Owner::Tap(name)).next();
+        let filtered = self
+            .firewall
+            .as_ref()
+            .is_none_or(|firewall| firewall.is_in_place(name));
+        Some(TapState {
+            index: tap.index,
+            port: port.map(|checked| checked.port.id.clone()),
+            wired: port.is_some() && wiring.is_none() && filtered,
+        })
     }
 
     fn converge_firewall(&mut self, stage: Stage) {
@@ -360,6 +411,7 @@ impl Engine {
     }
 
     fn plan(&mut self, name: IfName) {
+        self.touched.insert(name);
         let port = self.intent.on_tap(name);
         let view = self.taps.get(&name).map(|tap| TapView {
             tap,

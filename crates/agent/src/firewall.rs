@@ -95,6 +95,12 @@ impl Firewall {
         &self.reconciler
     }
 
+    /// Whether a tap's part of it is in the kernel as it should be.
+    pub(crate) fn is_in_place(&self, tap: IfName) -> bool {
+        let owner = Owner::Tap(tap);
+        self.reconciler.differences_of(&owner).next().is_none()
+    }
+
     /// Rules that can't be expressed.
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.planner.problems()

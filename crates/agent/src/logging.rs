@@ -15,6 +15,11 @@ use crate::config::{Config, LogFormat};
 pub(crate) fn init(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_level)
         .with_context(|| format!("log_level {:?} is no level such as info", config.log_level))?;
+    // It logs what it also returns, with whole messages.
+    let filter = match config.log_level.contains("lapin") {
+        true => filter,
+        false => filter.add_directive("lapin=off".parse()?),
+    };
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod counts;
 mod engine;
+mod figures;
 mod firewall;
 mod flows;
 mod guests;

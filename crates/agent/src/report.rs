@@ -15,6 +15,7 @@ use l2isolate_model::{
 };
 use l2isolate_plan::{KernelRules, Owner, filter, guest};
 use l2isolate_reconcile::{Difference, Rules};
+use l2isolate_source::Contact;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -100,6 +101,10 @@ pub(crate) struct SourceReport {
     pub(crate) held_deletions: usize,
     /// When they will be let go.
     pub(crate) held_until: Option<Timestamp>,
+    /// What passed between a server and the agent; absent where the source is
+    /// none.
+    #[serde(default)]
+    pub(crate) contact: Option<Contact>,
 }
 
 /// The agent as a whole.
@@ -466,7 +471,7 @@ fn stray_taps(engine: &Engine) -> Vec<IfName> {
 }
 
 /// Nova's names for taps: `tap` and the first eleven characters of a UUID.
-fn named_by_nova(name: IfName) -> bool {
+pub(crate) fn named_by_nova(name: IfName) -> bool {
     let Some(id) = name.as_str().strip_prefix("tap") else {
         return false;
     };

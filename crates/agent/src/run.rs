@@ -10,6 +10,7 @@
 //! happens in threads of their own; this one only takes what they have.
 
 use std::{
+    collections::BTreeMap,
     io::Read,
     os::{fd::AsFd, unix::net::UnixStream},
     sync::{Arc, mpsc::Receiver},
@@ -21,9 +22,10 @@ use jiff::Timestamp;
 use l2isolate_kernel::{Kernel, nft};
 use l2isolate_model::{
     PortId,
+    document::ObjectId,
     intent::{Change, Outcome},
 };
-use l2isolate_source::{Availability, State, Update, cache::Cache, directory};
+use l2isolate_source::{Availability, Stamp, State, Update, cache::Cache, directory, neutron};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -36,20 +38,35 @@ use crate::{
     config::Config,
     control::{Answer, Request, server},
     engine::Engine,
+    figures,
     firewall::Firewall,
     guests::Guests,
     report::{self, SourceReport},
 };
+
+/// How often the source learns what operators see of the agent in Neutron.
+const FIGURES: Duration = Duration::from_secs(10);
+
+/// The source in use.
+enum Source {
+    Directory(directory::Handle),
+    Neutron(neutron::Handle),
+}
 
 /// The agent, wired up.
 pub(crate) struct Agent {
     config: Config,
     engine: Engine,
     cache: Cache,
-    source: directory::Handle,
+    source: Source,
     updates: Receiver<Update>,
     state: State,
     synced: Option<Timestamp>,
+    /// By what the source knows the versions of what is in force.
+    stamps: BTreeMap<ObjectId, Stamp>,
+    /// Whether the source was told of taps, and when of figures.
+    told_taps: bool,
+    told_figures: Option<Instant>,
     /// What is in force, but not on disk yet.
     uncached: Vec<Outcome>,
     questions: Receiver<server::Pending>,
@@ -96,13 +113,33 @@ impl Agent {
             objects = cached.changes.len(),
             "read the last intent from disk"
         );
-        engine.absorb(cached.changes, false);
-        let options = directory::Options {
-            known: engine.intent().ids().collect(),
-            grace: config.shrink_grace,
-            ..directory::Options::new(&config.intent_directory)
+        engine.absorb(cached.changes.clone(), false);
+        let stamps: BTreeMap<_, _> = cached.stamps.iter().cloned().collect();
+        let (source, updates) = match &config.messaging {
+            None => {
+                let options = directory::Options {
+                    known: engine.intent().ids().collect(),
+                    grace: config.shrink_grace,
+                    ..directory::Options::new(&config.intent_directory)
+                };
+                let (handle, updates) = directory::spawn(options, Box::new(waker()))?;
+                (Source::Directory(handle), updates)
+            }
+            Some(messaging) => {
+                let options = neutron::Options {
+                    known: cached.changes,
+                    stamps: cached.stamps,
+                    grace: config.shrink_grace,
+                    report_interval: config.report_interval,
+                    sync_interval: config.sync_interval,
+                    timeout: config.rpc_response_timeout,
+                    max_timeout: config.rpc_response_max_timeout,
+                    ..neutron::Options::new(messaging.clone(), &config.host)
+                };
+                let (handle, updates) = neutron::spawn(options, Box::new(waker()))?;
+                (Source::Neutron(handle), updates)
+            }
         };
-        let (source, updates) = directory::spawn(options, Box::new(waker()))?;
         Ok(Self {
             engine,
             cache,
@@ -110,6 +147,9 @@ impl Agent {
             updates,
             state: State::default(),
             synced: cached.synced,
+            stamps,
+            told_taps: false,
+            told_figures: None,
             uncached: Vec::new(),
             questions,
             _server: server,
@@ -130,6 +170,7 @@ impl Agent {
         let mut look = Instant::now() + self.config.resync_interval;
         loop {
             self.engine.converge();
+            self.tell_source();
             self.write_cache();
             let due = self.engine.due().map_or(look, |due| due.min(look));
             let woken = self.wait(due.saturating_duration_since(Instant::now()))?;
@@ -187,11 +228,13 @@ impl Agent {
     fn absorb(&mut self, update: Update) {
         let Update {
             changes,
+            stamps,
             complete,
             state,
         } = update;
         log_source(&self.config, &self.state, &state);
         self.state = state;
+        self.stamps.extend(stamps);
         for (_, change) in &changes {
             if let Change::Bad(problem) = change {
                 warn!(%problem, "refused; what was known of it stays");
@@ -204,20 +247,47 @@ impl Agent {
         self.uncached.push(outcome);
     }
 
+    /// Tells the source, where it wants to know, what has become of taps. It is
+    /// data: what follows from it is the source's affair.
+    fn tell_source(&mut self) {
+        let news = self.engine.tap_news();
+        let Source::Neutron(source) = &self.source else {
+            return;
+        };
+        if !news.is_empty() || !self.told_taps {
+            source.tell_taps(news);
+            self.told_taps = true;
+        }
+        let now = Instant::now();
+        if self.told_figures.is_none_or(|at| now >= at + FIGURES) {
+            source.tell_figures(figures::of(&self.config, &self.status()));
+            self.told_figures = Some(now);
+        }
+    }
+
     /// Writes what the last updates changed to disk; after the kernel, which
     /// guests wait for.
     fn write_cache(&mut self) {
-        if self.uncached.is_empty() {
+        let contact = self.state.contact.as_ref();
+        // A server may have been heard without anything being different.
+        let heard = contact.and_then(|contact| contact.last_sync);
+        let heard = heard.filter(|at| Some(*at) != self.synced);
+        if self.uncached.is_empty() && heard.is_none() {
             return;
         }
         let mut failures = Vec::new();
         for outcome in self.uncached.drain(..) {
-            failures.extend(self.cache.store(&outcome.accepted));
+            failures.extend(self.cache.store(&outcome.accepted, &self.stamps));
             failures.extend(self.cache.remove(&outcome.gone));
+            for id in &outcome.gone {
+                self.stamps.remove(id);
+            }
         }
-        let now = Timestamp::now();
-        failures.extend(self.cache.set_synced(now).err());
-        self.synced = Some(now);
+        let now = contact.map_or_else(|| Some(Timestamp::now()), |contact| contact.last_sync);
+        if let Some(now) = now.filter(|now| Some(*now) != self.synced) {
+            failures.extend(self.cache.set_synced(now).err());
+            self.synced = Some(now);
+        }
         for failure in failures {
             error!(%failure, "the last intent can't be kept on disk; after a restart without its source the agent would know an older one");
         }
@@ -225,16 +295,7 @@ impl Agent {
 
     fn answer(&mut self, request: Request) -> Answer {
         let value = match request {
-            Request::Status => {
-                let status = report::status(
-                    &self.engine,
-                    &self.config.host,
-                    self.started,
-                    self.source_report(),
-                    &self.state.problems,
-                );
-                serde_json::to_value(status)
-            }
+            Request::Status => serde_json::to_value(self.status()),
             Request::Ports => {
                 let counts = self.engine.firewall_mut().map(Firewall::counters);
                 serde_json::to_value(report::ports(&self.engine, counts.as_ref()))
@@ -250,7 +311,10 @@ impl Agent {
                     ports = held,
                     "deletions that were held are let go on request"
                 );
-                self.source.release();
+                match &self.source {
+                    Source::Directory(source) => source.release(),
+                    Source::Neutron(source) => source.release(),
+                }
                 serde_json::to_value(held)
             }
         };
@@ -277,6 +341,16 @@ impl Agent {
         ))
     }
 
+    fn status(&self) -> report::StatusReport {
+        report::status(
+            &self.engine,
+            &self.config.host,
+            self.started,
+            self.source_report(),
+            &self.state.problems,
+        )
+    }
+
     fn source_report(&self) -> SourceReport {
         let (away, away_since) = match &self.state.availability {
             Availability::Starting => (Some("not read yet".to_owned()), Some(self.started)),
@@ -291,6 +365,7 @@ impl Agent {
             last_update: self.synced,
             held_deletions: self.state.held.as_ref().map_or(0, |held| held.ports),
             held_until: self.state.held.as_ref().map(|held| held.until),
+            contact: self.state.contact.clone(),
         }
     }
 }
@@ -302,7 +377,13 @@ struct Woken {
 }
 
 fn source_name(config: &Config) -> String {
-    format!("directory {}", config.intent_directory.display())
+    match &config.messaging {
+        None => format!("directory {}", config.intent_directory.display()),
+        Some(messaging) => {
+            let hosts = messaging.url.hosts.iter().map(ToString::to_string);
+            format!("neutron by {}", hosts.collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 fn log_source(config: &Config, before: &State, now: &State) {

@@ -57,6 +57,9 @@ pub struct Options {
     pub tls: Option<u16>,
     /// Whether clients must have a certificate on the TLS port.
     pub client_certificates: bool,
+    /// Whom the server's certificate is for, in openssl's words
+    /// (`subjectAltName`).
+    pub certificate_for: Vec<String>,
     /// The user; no administrator, all rights in `vhost`.
     pub user: String,
     /// The user's password.
@@ -74,6 +77,7 @@ impl Default for Options {
             port: 5672,
             tls: None,
             client_certificates: false,
+            certificate_for: vec!["DNS:localhost".to_owned(), "IP:127.0.0.1".to_owned()],
             user: "openstack".to_owned(),
             password: "secret".to_owned(),
             vhost: "/".to_owned(),
@@ -108,7 +112,9 @@ impl Broker {
             std::fs::create_dir_all(&path).map_err(Error::file(&path))?;
         }
         if broker.options.tls.is_some() {
-            broker.certificates().make(&broker.options.addresses)?;
+            broker
+                .certificates()
+                .make(&broker.options.certificate_for)?;
         }
         replace(&directory.join("rabbitmq.conf"), &broker.configuration())?;
         Ok(broker)

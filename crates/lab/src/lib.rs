@@ -8,6 +8,7 @@
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
 //! * [`broker`] is a RabbitMQ of a lab's or a test's own.
 //! * [`nova`] is a stub of Nova's metadata API.
+//! * [`fake`] plays a neutron-server, for what a real one can't be made to do.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
@@ -23,6 +24,7 @@ pub mod demo;
 pub mod dhcp;
 mod error;
 pub mod fabric;
+pub mod fake;
 pub mod lab;
 pub mod matrix;
 pub mod netns;

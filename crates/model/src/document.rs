@@ -56,6 +56,9 @@ pub fn schema() -> schemars::Schema {
     schemars::schema_for!(Shape)
 }
 
+/// The lists of a document, one for each kind of objects.
+pub const LISTS: [&str; 4] = ["subnets", "groups", "address_groups", "ports"];
+
 /// An object of the intent, by kind and id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectId {
@@ -116,17 +119,22 @@ impl Object {
         }
     }
 
-    /// A document with this object alone, as the cache keeps it.
+    /// A document with this object alone, as the cache keeps it. `more` are
+    /// fields beside the schema's, which readers of it ignore.
     ///
     /// # Errors
     /// None in practice: every field has a JSON form.
-    pub fn to_document(&self) -> Result<String, serde_json::Error> {
-        let value = match self {
+    pub fn to_document(&self, more: &[(&str, Value)]) -> Result<String, serde_json::Error> {
+        let mut value = match self {
             Self::Subnet(o) => serde_json::to_value(o.as_ref())?,
             Self::Group(o) => serde_json::to_value(o.as_ref())?,
             Self::AddressGroup(o) => serde_json::to_value(o.as_ref())?,
             Self::Port(o) => serde_json::to_value(o.as_ref())?,
         };
+        if let Value::Object(fields) = &mut value {
+            let more = more.iter().cloned();
+            fields.extend(more.map(|(key, value)| (key.to_owned(), value)));
+        }
         let mut document = Map::new();
         document.insert("version".to_owned(), VERSION.into());
         document.insert(self.id().list().to_owned(), Value::Array(vec![value]));
@@ -135,6 +143,30 @@ impl Object {
 }
 
 impl ObjectId {
+    /// The object that `id` is in a list of [`LISTS`]; none if there is no such
+    /// list, or if that is no id.
+    #[must_use]
+    pub fn in_list(list: &str, id: &str) -> Option<Self> {
+        match list {
+            "subnets" => id.parse().ok().map(Self::Subnet),
+            "groups" => id.parse().ok().map(Self::Group),
+            "address_groups" => id.parse().ok().map(Self::AddressGroup),
+            "ports" => id.parse().ok().map(Self::Port),
+            _ => None,
+        }
+    }
+
+    /// The identifier alone.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Subnet(id) => id.as_str(),
+            Self::Group(id) => id.as_str(),
+            Self::AddressGroup(id) => id.as_str(),
+            Self::Port(id) => id.as_str(),
+        }
+    }
+
     /// The list of a document in which objects of this kind stand.
     #[must_use]
     pub fn list(&self) -> &'static str {
@@ -163,17 +195,31 @@ pub struct Document {
 /// A [`Problem`] if the text is not JSON, or not a document of this version;
 /// nothing of it can be used then.
 pub fn parse(text: &[u8], origin: &Path) -> Result<Document, Problem> {
-    let origin: Arc<str> = origin.display().to_string().into();
+    let origin = origin.display().to_string();
+    match serde_json::from_slice(text) {
+        Ok(root) => from_value(root, &origin),
+        Err(error) => Err(Problem {
+            origin,
+            reason: format!("is not JSON: {error}"),
+            ..Problem::default()
+        }),
+    }
+}
+
+/// The same for JSON that was read already.
+///
+/// # Errors
+/// As [`parse`].
+pub fn from_value(root: Value, origin: &str) -> Result<Document, Problem> {
+    let origin: Arc<str> = origin.into();
     let whole = |field: &str, reason: String| Problem {
         origin: origin.to_string(),
         object: String::new(),
         field: field.to_owned(),
         reason,
     };
-    let mut root: Map<String, Value> = match serde_json::from_slice(text) {
-        Ok(Value::Object(root)) => root,
-        Ok(_) => return Err(whole("", "is JSON, but not an object".to_owned())),
-        Err(error) => return Err(whole("", format!("is not JSON: {error}"))),
+    let Value::Object(mut root) = root else {
+        return Err(whole("", "is JSON, but not an object".to_owned()));
     };
     match root.get("version").map(Value::as_u64) {
         Some(Some(VERSION)) => {}

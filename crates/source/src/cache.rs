@@ -1,8 +1,9 @@
 //! The last intent on disk, from which an agent works whose source is away.
 //!
 //! One file per object, `intent/<kind>/<id>.json` below the state directory, in
-//! the same schema as everywhere; `synced` beside them has the time of the last
-//! update from the source. Each is written aside and renamed, so that a crash
+//! the same schema as everywhere, and with what the source knows the version by
+//! ([`Stamp`]) where it has such a thing; `synced` beside them has the time of the
+//! last update from the source. Each is written aside and renamed, so that a crash
 //! leaves the old version or the new one. Nothing is flushed to the medium:
 //! after a power cut no guest runs any more that would need it.
 //!
@@ -10,11 +11,11 @@
 //! read-only file system; every error names its file, and what was there stays.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -23,11 +24,18 @@ use l2isolate_model::{
     intent::Change,
     problem::Problem,
 };
+use serde_json::Value;
 
-use crate::directory::scan::{is_document, is_hidden, problem};
+use crate::{
+    Stamp,
+    directory::scan::{is_document, is_hidden, problem},
+};
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// Fields of an object beside the schema's.
+const DIGEST: &str = "digest";
+const READ_AT: &str = "read_at";
 /// Ends the names of files that are being written; they begin with a dot.
 const ASIDE: &str = ".tmp";
 
@@ -53,36 +61,13 @@ pub struct Loaded {
     /// The objects. One whose file can't be used is [`Change::Bad`], so that
     /// its id is known and the file goes with it.
     pub changes: Vec<(ObjectId, Change)>,
+    /// By what the source knows the versions of those that could be read.
+    pub stamps: Vec<(ObjectId, Stamp)>,
     /// What else is wrong there.
     pub problems: Vec<Problem>,
     /// When the last update came from the source; `None`: never.
     pub synced: Option<Timestamp>,
 }
-
-/// A kind of objects: the name of its directory, and the id of a name.
-struct Kind {
-    directory: &'static str,
-    id: fn(&str) -> Option<ObjectId>,
-}
-
-const KINDS: [Kind; 4] = [
-    Kind {
-        directory: "subnets",
-        id: |name| name.parse().ok().map(ObjectId::Subnet),
-    },
-    Kind {
-        directory: "groups",
-        id: |name| name.parse().ok().map(ObjectId::Group),
-    },
-    Kind {
-        directory: "address_groups",
-        id: |name| name.parse().ok().map(ObjectId::AddressGroup),
-    },
-    Kind {
-        directory: "ports",
-        id: |name| name.parse().ok().map(ObjectId::Port),
-    },
-];
 
 impl Cache {
     /// Opens the cache in a state directory, which is made if it isn't there,
@@ -96,8 +81,8 @@ impl Cache {
         let mut loaded = Loaded::default();
         make_private(&root)?;
         remove_leftovers(&root)?;
-        for kind in &KINDS {
-            let directory = root.join(kind.directory);
+        for kind in document::LISTS {
+            let directory = root.join(kind);
             make_private(&directory)?;
             remove_leftovers(&directory)?;
             load(&directory, kind, &mut loaded)?;
@@ -123,13 +108,23 @@ impl Cache {
         Ok((Self { root }, loaded))
     }
 
-    /// Keeps these objects, and returns those files that could not be written;
-    /// they are as before.
+    /// Keeps these objects, with their stamps if there are any, and returns those
+    /// files that could not be written; they are as before.
     #[must_use]
-    pub fn store<'a>(&self, objects: impl IntoIterator<Item = &'a Object>) -> Vec<Error> {
+    pub fn store<'a>(
+        &self,
+        objects: impl IntoIterator<Item = &'a Object>,
+        stamps: &BTreeMap<ObjectId, Stamp>,
+    ) -> Vec<Error> {
         let store = |object: &Object| {
             let id = object.id();
-            let text = object.to_document().map_err(|error| Error {
+            let stamp = stamps.get(&id).map(|stamp| {
+                let read_at = stamp.read_at.to_string();
+                [(DIGEST, stamp.digest.clone()), (READ_AT, read_at)]
+                    .map(|(key, text)| (key, Value::String(text)))
+            });
+            let more = stamp.as_ref().map_or(&[][..], |stamp| &stamp[..]);
+            let text = object.to_document(more).map_err(|error| Error {
                 path: self.path(&id),
                 cause: error.into(),
             })?;
@@ -166,13 +161,9 @@ impl Cache {
     }
 
     fn path(&self, id: &ObjectId) -> PathBuf {
-        let name = match id {
-            ObjectId::Subnet(id) => id.as_str(),
-            ObjectId::Group(id) => id.as_str(),
-            ObjectId::AddressGroup(id) => id.as_str(),
-            ObjectId::Port(id) => id.as_str(),
-        };
-        self.root.join(id.list()).join(format!("{name}.json"))
+        self.root
+            .join(id.list())
+            .join(format!("{}.json", id.as_str()))
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
@@ -233,42 +224,56 @@ fn remove_leftovers(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn load(directory: &Path, kind: &Kind, loaded: &mut Loaded) -> Result<(), Error> {
+fn load(directory: &Path, kind: &str, loaded: &mut Loaded) -> Result<(), Error> {
     for path in list(directory)? {
         let name = path.file_name().unwrap_or_default();
         if !is_document(name) {
             continue;
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let Some(id) = (kind.id)(&stem) else {
+        let Some(id) = ObjectId::in_list(kind, &stem) else {
             let reason = "is not named after an object; remove it".to_owned();
             loaded.problems.push(problem(&path, reason));
             continue;
         };
-        let change = read(&path, &id).unwrap_or_else(|problem| {
-            Change::Bad(Problem {
+        let change = match read(&path, &id) {
+            Ok((change, stamp)) => {
+                loaded.stamps.extend(stamp.map(|stamp| (id.clone(), stamp)));
+                change
+            }
+            Err(problem) => Change::Bad(Problem {
                 object: id.to_string(),
                 ..problem
-            })
-        });
+            }),
+        };
         loaded.changes.push((id, change));
     }
     Ok(())
 }
 
 /// Reads a file that holds one object, `id`.
-fn read(path: &Path, id: &ObjectId) -> Result<Change, Problem> {
+fn read(path: &Path, id: &ObjectId) -> Result<(Change, Option<Stamp>), Problem> {
     let text = fs::read(path).map_err(|error| problem(path, format!("can't be read: {error}")))?;
-    let mut document = document::parse(&text, path)?;
+    let value: Value = serde_json::from_slice(&text)
+        .map_err(|error| problem(path, format!("is not JSON: {error}")))?;
+    let stamp = stamp(&value, id);
+    let mut document = document::from_value(value, &path.display().to_string())?;
     if let Some(problem) = document.unidentified.pop() {
         return Err(problem);
     }
     match (document.objects.pop(), document.objects.pop()) {
         (Some((found, Change::Bad(problem))), None) if found == *id => Err(problem),
-        (Some((found, Change::Set { object, .. })), None) if found == *id => Ok(Change::Set {
-            object,
-            origin: Arc::from(path.display().to_string()),
-        }),
+        (Some((found, change)), None) if found == *id => Ok((change, stamp)),
         _ => Err(problem(path, format!("doesn't hold {id} and nothing else"))),
     }
+}
+
+/// An object without one counts as another than the source's.
+fn stamp(document: &Value, id: &ObjectId) -> Option<Stamp> {
+    let object = document.get(id.list())?.get(0)?;
+    let text = |key| object.get(key).and_then(Value::as_str);
+    Some(Stamp {
+        digest: text(DIGEST)?.to_owned(),
+        read_at: text(READ_AT)?.parse().ok()?,
+    })
 }

@@ -2,6 +2,8 @@
 //!
 //! * [`directory`]: documents below a directory, watched; the embedded default.
 //!   A thread of its own reads them and sends [`Update`]s.
+//! * [`neutron`]: a neutron-server with the driver `l2isolate`, over RabbitMQ.
+//!   A thread of its own talks to it and sends [`Update`]s just so.
 //! * [`guard`]: holds deletions when most ports vanish at once.
 //! * [`cache`]: the last intent on disk, one file per object.
 //!
@@ -11,6 +13,7 @@
 pub mod cache;
 pub mod directory;
 pub mod guard;
+pub mod neutron;
 mod update;
 
-pub use update::{Availability, Held, State, Update};
+pub use update::{Availability, Contact, Held, Stamp, State, Update};

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use l2isolate_model::{document::ObjectId, intent::Change, problem::Problem};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What became different at the source. Updates are to be taken in the order
 /// in which they come.
@@ -11,11 +11,23 @@ pub struct Update {
     /// Objects that are not as they were told before. One id may come twice: a
     /// good version, then what is wrong with a newer one.
     pub changes: Vec<(ObjectId, Change)>,
+    /// What the source knows an object's version by, where it has such a thing:
+    /// of those that are set here. To be kept with them.
+    pub stamps: Vec<(ObjectId, Stamp)>,
     /// True from the first complete reading on: what has not been named by
     /// then is not wanted.
     pub complete: bool,
     /// How the source is.
     pub state: State,
+}
+
+/// By what a source knows a version of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Equal digests mean equal objects; what is in it is the source's own affair.
+    pub digest: String,
+    /// When the source read the object, by its own clock.
+    pub read_at: Timestamp,
 }
 
 /// How a source is.
@@ -30,6 +42,24 @@ pub struct State {
     /// Deletions that are held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+    /// What passed between a server and us, where the source is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contact: Option<Contact>,
+}
+
+/// What passed between a server and us.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// To whom we are connected; absent: to nobody.
+    pub connected: Option<String>,
+    /// When the server last told everything that differs.
+    pub last_sync: Option<Timestamp>,
+    /// When it is to be asked next.
+    pub next_sync: Option<Timestamp>,
+    /// When it last took our report.
+    pub last_report: Option<Timestamp>,
+    /// Ports whose state it doesn't have from us yet.
+    pub unreported: usize,
 }
 
 /// Whether a source can be read.

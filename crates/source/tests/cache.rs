@@ -10,6 +10,7 @@
 )]
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
@@ -62,7 +63,7 @@ fn what_is_stored_comes_back() {
     let (cache, loaded) = open(directory.path());
     assert_eq!(loaded, Loaded::default());
     let objects = objects();
-    assert!(cache.store(&objects).is_empty());
+    assert!(cache.store(&objects, &BTreeMap::new()).is_empty());
     let now: jiff::Timestamp = "2026-11-23T05:00:00Z".parse().unwrap();
     cache.set_synced(now).unwrap();
     let (cache, loaded) = open(directory.path());
@@ -84,7 +85,7 @@ fn nobody_else_can_read_it() {
     fs::create_dir(&intent).unwrap();
     fs::set_permissions(&intent, fs::Permissions::from_mode(0o755)).unwrap();
     let (cache, _) = open(directory.path());
-    assert!(cache.store(&objects()).is_empty());
+    assert!(cache.store(&objects(), &BTreeMap::new()).is_empty());
     cache.set_synced(jiff::Timestamp::UNIX_EPOCH).unwrap();
     let mode = |path: &str| fs::metadata(intent.join(path)).unwrap().mode() & 0o7777;
     assert_eq!(
@@ -100,7 +101,7 @@ fn nobody_else_can_read_it() {
 fn a_bad_file_costs_nothing_but_itself() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _) = open(directory.path());
-    assert!(cache.store(&objects()).is_empty());
+    assert!(cache.store(&objects(), &BTreeMap::new()).is_empty());
     let file = |name: &str| directory.path().join("intent").join(name);
     fs::write(file("ports/p1.json"), "{\"version\":1,").unwrap();
     fs::write(
@@ -136,7 +137,7 @@ fn a_bad_file_costs_nothing_but_itself() {
         !file("ports/.p5.json.tmp").exists(),
         "leftovers are removed"
     );
-    assert!(cache.store(&objects()).is_empty());
+    assert!(cache.store(&objects(), &BTreeMap::new()).is_empty());
     assert!(
         cache
             .remove(&[ObjectId::Port("p3".parse().unwrap())])
@@ -152,10 +153,10 @@ fn what_cannot_be_written_stays_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _) = open(directory.path());
     let objects = objects();
-    assert!(cache.store(&objects).is_empty());
+    assert!(cache.store(&objects, &BTreeMap::new()).is_empty());
     let aside = directory.path().join("intent/ports/.p1.json.tmp");
     fs::create_dir(&aside).unwrap();
-    let errors = cache.store(&objects);
+    let errors = cache.store(&objects, &BTreeMap::new());
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().contains("intent/ports/p1.json"));
     fs::remove_dir(&aside).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path, process::ExitCode};
 
-use jiff::{SpanRound, Timestamp, Unit};
+use jiff::{Span, SpanRound, Timestamp, Unit};
 use l2isolate_model::IfName;
 
 use super::{print, well};
@@ -65,6 +65,32 @@ fn text(report: &StatusReport) -> String {
             |at| format!("of {at:.0} ({} ago)", since(at)),
         );
         line("", format!("working from the last intent, {age}"));
+    }
+    if let Some(contact) = &source.contact {
+        let connected = match &contact.connected {
+            Some(host) => format!("connected to {host}"),
+            None => "not connected".to_owned(),
+        };
+        let ago = |at: Option<Timestamp>| {
+            at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", since(at)))
+        };
+        line(
+            "",
+            format!(
+                "{connected}; last report {}, last sync {}, next in {}",
+                ago(contact.last_report),
+                ago(contact.last_sync),
+                contact
+                    .next_sync
+                    .map_or_else(|| "no time".to_owned(), until),
+            ),
+        );
+        if contact.unreported > 0 {
+            line(
+                "",
+                format!("{} ports to be told as up or down", contact.unreported),
+            );
+        }
     }
     if source.held_deletions > 0 {
         let until = source
@@ -178,7 +204,18 @@ pub(crate) fn words(state: PortState) -> &'static str {
 }
 
 fn since(at: Timestamp) -> String {
-    let span = Timestamp::now().since(at).unwrap_or_default();
+    words_of(Timestamp::now().since(at).unwrap_or_default())
+}
+
+fn until(at: Timestamp) -> String {
+    let span = Timestamp::now().until(at).unwrap_or_default();
+    if span.is_negative() {
+        return "no time: it is under way or waits for the connection".to_owned();
+    }
+    words_of(span)
+}
+
+fn words_of(span: Span) -> String {
     let rounded = span.round(SpanRound::new().smallest(Unit::Second).largest(Unit::Hour));
     format!("{:#}", rounded.unwrap_or(span))
 }

@@ -13,6 +13,7 @@ mod tests;
 mod types;
 
 use std::{
+    cell::RefCell,
     fmt,
     path::{Path, PathBuf},
 };
@@ -21,6 +22,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use ini::{Ini, Place};
 use l2isolate_model::filter::Limit;
+use l2isolate_oslo::OptionError;
 use l2isolate_plan::{
     Connections,
     filter::{FilterConfig, Limits},
@@ -41,6 +43,15 @@ pub(crate) enum LogFormat {
     Human,
     /// One object a line.
     Json,
+}
+
+/// Where intent comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourceKind {
+    /// A directory of documents.
+    Directory,
+    /// A neutron-server.
+    Neutron,
 }
 
 /// What the files come to.
@@ -164,8 +175,14 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Loaded, Error> {
 
 fn typed(ini: &Ini, problems: Vec<Problem>) -> Result<Loaded, Problem> {
     let mut reader = Lookup { ini, problems };
-    let config = Config::read(&mut reader)?;
+    let mut config = Config::read(&mut reader)?;
     let mut problems = reader.problems;
+    if config.source == SourceKind::Neutron {
+        match messaging(ini, &config) {
+            Ok(messaging) => config.messaging = Some(messaging),
+            Err(problem) => problems.push(problem),
+        }
+    }
     let unknown = ini
         .keys(GROUP)
         .filter(|(key, _)| option(GROUP, key).is_none());
@@ -176,6 +193,54 @@ fn typed(ini: &Ini, problems: Vec<Problem>) -> Result<Loaded, Problem> {
         reason: format!("is no option{}", hint(key)),
     }));
     Ok(Loaded { config, problems })
+}
+
+/// Reads what belongs to oslo.messaging as it reads it itself.
+fn messaging(ini: &Ini, config: &Config) -> Result<l2isolate_oslo::Options, Problem> {
+    let group = l2isolate_oslo::options::GROUP;
+    let wrong = RefCell::new(None);
+    let option = |name: &str| {
+        let value = ini.get(group, name)?;
+        let lookup = |group: &str, key: &str| text_of(ini, group, key);
+        match substitute::substitute(group, &value.text, &lookup) {
+            Ok(text) => Some(text),
+            Err(reason) => {
+                *wrong.borrow_mut() = Some(Problem {
+                    place: Some(value.place.clone()),
+                    option: Some((group, name.to_owned())),
+                    value: Some(value.text.clone()),
+                    reason,
+                });
+                None
+            }
+        }
+    };
+    let options = l2isolate_oslo::Options::read(&config.transport_url.0, option);
+    if let Some(problem) = wrong.into_inner() {
+        return Err(problem);
+    }
+    let options = options.map_err(|error| match error {
+        OptionError::Url(error) => Problem {
+            option: Some(("DEFAULT", "transport_url".to_owned())),
+            reason: error.to_string(),
+            ..Problem::table()
+        },
+        OptionError::Option {
+            name,
+            value,
+            reason,
+        } => Problem {
+            // In the URL's query if it is in no file.
+            place: ini.get(group, name).map(|value| value.place.clone()),
+            option: Some((group, name.to_owned())),
+            value: Some(value),
+            reason: reason.to_owned(),
+        },
+    })?;
+    Ok(l2isolate_oslo::Options {
+        exchange: config.control_exchange.clone(),
+        ..options
+    })
 }
 
 impl Config {
@@ -272,14 +337,18 @@ impl Reader for Lookup<'_> {
             let text = substitute::substitute(spec.group, &value.text, &|group, key| {
                 text_of(self.ini, group, key)
             });
+            // What is wrong with a reference quotes the value.
+            let text = text.map_err(|reason| match T::SECRET {
+                true => HIDDEN.to_owned(),
+                false => reason,
+            });
             match text.and_then(|text| read(&text)) {
                 Ok(value) => return Ok(value),
-                // The reason may quote the value as well.
                 Err(reason) => self.problems.push(Problem {
                     place: Some(value.place.clone()),
                     option: Some((spec.group, spec.name.to_owned())),
                     value: (!T::SECRET).then(|| value.text.clone()),
-                    reason: spec.explain(if T::SECRET { HIDDEN } else { &reason }),
+                    reason: spec.explain(&reason),
                 }),
             }
         }

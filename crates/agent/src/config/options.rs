@@ -8,9 +8,9 @@ use l2isolate_guest::metadata::Secret;
 use l2isolate_model::Mac;
 
 use super::{
-    LogFormat, Problem,
+    LogFormat, Problem, SourceKind,
     metadata::{MetadataSource, Protocol, Servers},
-    types::{Addresses, Bounds, Domain, Prefixes, Typed, Words},
+    types::{Addresses, Bounds, Domain, Prefixes, Typed, Url, Words},
 };
 
 /// Where the commands look for the agent.
@@ -86,6 +86,9 @@ macro_rules! options {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub(crate) struct Config {
             $($(#[doc = $help])+ pub(crate) $name: $type,)+
+            /// How to reach RabbitMQ: `transport_url` with the group
+            /// `[oslo_messaging_rabbit]`. None where nobody needs it.
+            pub(crate) messaging: Option<l2isolate_oslo::Options>,
         }
 
         /// All options.
@@ -104,7 +107,7 @@ macro_rules! options {
             pub(super) fn read(reader: &mut impl Reader) -> Result<Self, Problem> {
                 let mut specs = OPTIONS.iter();
                 let mut next = || specs.next().ok_or_else(Problem::table);
-                Ok(Self { $($name: reader.get(next()?)?,)+ })
+                Ok(Self { $($name: reader.get(next()?)?,)+ messaging: None })
             }
         }
     };
@@ -141,6 +144,29 @@ options! {
 
     /// The socket of neutron-metadata-agent.
     ["DEFAULT"] metadata_proxy_socket: PathBuf = "/var/lib/neutron/metadata_proxy";
+    /// RabbitMQ, as in neutron.conf; with source = neutron.
+    ["DEFAULT"] transport_url: Url = "rabbit://";
+
+    /// The exchange of Neutron's topics, as in neutron.conf.
+    ["DEFAULT"] control_exchange: String = "neutron";
+
+    /// How long neutron-server may take for an answer, in seconds.
+    ["DEFAULT"] rpc_response_timeout: Duration = "60", in 1..=86_400;
+
+    /// What that grows to while neutron-server is overloaded, in seconds.
+    ["DEFAULT"] rpc_response_max_timeout: Duration = "600", in 1..=86_400;
+
+    /// Where intent comes from: a directory of documents, or Neutron by way of
+    /// RabbitMQ.
+    ["l2isolate"] source: SourceKind = "directory";
+
+    /// How often Neutron is told that the agent lives, in seconds. Less than
+    /// half of neutron-server's agent_down_time.
+    ["l2isolate"] report_interval: Duration = "30", in 1..=3_600;
+
+    /// How often Neutron is asked for everything that differs, in seconds, give
+    /// or take a quarter.
+    ["l2isolate"] sync_interval: Duration = "300", in 1..=86_400;
 
     /// Documents of intent: the *.json files below this directory, which is
     /// watched.

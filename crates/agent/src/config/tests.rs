@@ -182,6 +182,54 @@ fn what_is_wrong_is_named() {
     assert!(keys.len() > 5, "{keys:?}");
 }
 
+/// The agent shares neutron.conf: what reaches RabbitMQ is read from there, and
+/// only where it is needed. A password is never repeated.
+#[test]
+fn messaging_is_read_from_neutron_conf() {
+    let text = "[DEFAULT]\ntransport_url = rabbit://u:geheim@h1,u:geheim@h2/v\n\
+        [oslo_messaging_rabbit]\nssl = true\nssl_ca_file = /etc/$host/ca.pem\nrabbit_ha_queues = 1\n\
+        [l2isolate]\nsource = neutron\n";
+    let host = config("").host;
+    let messaging = config(text).messaging.unwrap();
+    assert_eq!(messaging.url.hosts.len(), 2);
+    assert_eq!(
+        (&*messaging.url.vhost, &*messaging.exchange),
+        ("v", "neutron")
+    );
+    let ca = messaging.tls.unwrap().ca_file.unwrap();
+    assert_eq!(ca, Path::new("/etc").join(host).join("ca.pem"));
+    assert_eq!(
+        config(&text.replace("= neutron", "= directory")).messaging,
+        None
+    );
+    for (from, to, expected) in [
+        (
+            "ssl = true",
+            "ssl = perhaps",
+            "l2isolate.conf:4: [oslo_messaging_rabbit] ssl = perhaps: expected",
+        ),
+        (
+            "$host",
+            "$hots",
+            "l2isolate.conf:5: [oslo_messaging_rabbit] ssl_ca_file = /etc/$hots/ca.pem: refers to $hots",
+        ),
+        (
+            "h2/v",
+            "h2:x",
+            "l2isolate.conf:2: [DEFAULT] transport_url: transport_url has a port",
+        ),
+        (
+            "= neutron",
+            "= cloud",
+            "l2isolate.conf:8: [l2isolate] source = cloud: is neither",
+        ),
+    ] {
+        let found = problems(&text.replace(from, to)).join("\n");
+        assert!(found.starts_with(expected), "{found} is not {expected}");
+        assert!(!found.contains("geheim"), "{found}");
+    }
+}
+
 #[test]
 fn an_unknown_key_gets_a_hint() {
     let unknown = |key: &str| problems(&format!("[l2isolate]\n{key} = 1\n")).join("\n");
@@ -219,6 +267,12 @@ fn sample() -> String {
         text += format!("#{} = {}", spec.name, spec.default).trim_end();
         text += "\n";
     }
+    text += "\n[oslo_messaging_rabbit]\n\n\
+        # As in neutron.conf, and read as there, with older names and the query of\n\
+        # transport_url: ssl, ssl_ca_file, ssl_cert_file, ssl_key_file,\n\
+        # ssl_enforce_hostname_verification, heartbeat_timeout_threshold,\n\
+        # rabbit_retry_interval, rabbit_retry_backoff, rabbit_interval_max,\n\
+        # kombu_failover_strategy, rabbit_login_method. Others mean nothing here.\n";
     text
 }
 

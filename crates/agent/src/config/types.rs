@@ -10,8 +10,9 @@ use std::{
 
 use ipnet::IpNet;
 use l2isolate_model::Mac;
+use l2isolate_oslo::TransportUrl;
 
-use super::LogFormat;
+use super::{LogFormat, SourceKind};
 
 /// Smallest and largest value of a number.
 pub(super) type Bounds = Option<RangeInclusive<u64>>;
@@ -20,7 +21,7 @@ pub(super) type Bounds = Option<RangeInclusive<u64>>;
 pub(super) trait Typed: Sized {
     /// What is expected, in words.
     const EXPECTED: &'static str;
-    /// Whether no message may show a value.
+    /// Whether no message may show a value; what [`Self::parse`] says doesn't either.
     const SECRET: bool = false;
 
     /// Reads a value.
@@ -39,6 +40,41 @@ impl Typed for String {
             return Err("is empty".to_owned());
         }
         Ok(text.to_owned())
+    }
+}
+
+/// `transport_url`, as it is written: with passwords.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Url(pub(crate) String);
+
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Typed for Url {
+    const EXPECTED: &'static str =
+        "rabbit://user:password@host:port/vhost, hosts with commas between";
+    const SECRET: bool = true;
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        match text.parse::<TransportUrl>() {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Typed for SourceKind {
+    const EXPECTED: &'static str = "directory or neutron";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        match text {
+            "directory" => Ok(Self::Directory),
+            "neutron" => Ok(Self::Neutron),
+            _ => Err("is neither".to_owned()),
+        }
     }
 }
 

@@ -2,8 +2,6 @@
 //! server and one for clients, made by openssl, good for some days.
 
 use std::{
-    fmt::Write as _,
-    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -29,7 +27,7 @@ impl Certificates {
         self.directory.join("authority.pem")
     }
 
-    /// The server's certificate, for `localhost` and the broker's addresses.
+    /// The server's certificate.
     #[must_use]
     pub fn server(&self) -> PathBuf {
         self.directory.join("server.pem")
@@ -54,15 +52,12 @@ impl Certificates {
     }
 
     /// Makes all of them, unless they are there.
-    pub(super) fn make(&self, addresses: &[IpAddr]) -> Result<()> {
+    pub(super) fn make(&self, names: &[String]) -> Result<()> {
         if self.client_key().exists() {
             return Ok(());
         }
         std::fs::create_dir_all(&self.directory).map_err(Error::file(&self.directory))?;
-        let mut names = "DNS:localhost".to_owned();
-        for address in addresses {
-            let _ = write!(names, ",IP:{address}");
-        }
+        let names = names.join(",");
         let config = format!(
             "[req]\ndistinguished_name = name\nprompt = no\n[name]\nCN = l2isolate lab\n\
              [authority]\nbasicConstraints = critical,CA:TRUE\nkeyUsage = keyCertSign,cRLSign\n\

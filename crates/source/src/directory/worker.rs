@@ -230,6 +230,7 @@ impl Worker {
             availability: self.availability.clone(),
             problems: self.problems(),
             held: self.held(),
+            contact: None,
         };
         if changes.is_empty() && self.complete == was_complete && self.last.as_ref() == Some(&state)
         {
@@ -239,6 +240,7 @@ impl Worker {
         self.last = Some(state.clone());
         let update = Update {
             changes,
+            stamps: Vec::new(),
             complete: self.complete,
             state,
         };

@@ -1,0 +1,486 @@
+//! Which ports Neutron is to be told of as up or down. Pure.
+//!
+//! Level-triggered: what counts is what Neutron thinks of a port (`statuses` of
+//! the last sync, and what was reported since) against what is so: its tap is
+//! there and wired, or it isn't there. A port whose tap is there but not wired
+//! yet is left as it is.
+//!
+//! A port that is expected by live migration has its status from the other
+//! host; Nova waits to hear that it is plugged in here, so that is said once for
+//! each tap (Neutron passes it on and changes nothing).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use l2isolate_model::{
+    IfName, PortId,
+    port::{BindingState, Port},
+};
+
+use super::wire::Status;
+
+/// How many ports one call reports: Neutron needs some 50 ms for each.
+const BATCH: usize = 20;
+/// Before a port is reported again that Neutron couldn't take.
+const RETRY: Duration = Duration::from_secs(10);
+const RETRY_MOST: Duration = Duration::from_secs(300);
+
+/// A tap that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapState {
+    /// The device's index: another one means another device.
+    pub index: u32,
+    /// The port that has it, if one has.
+    pub port: Option<PortId>,
+    /// All that the port needs is in the kernel; if it is administratively
+    /// down, nothing of it is.
+    pub wired: bool,
+}
+
+/// What is known of taps and ports.
+#[derive(Debug, Default)]
+pub(crate) struct Devices {
+    /// None until the engine has told of its taps for the first time.
+    taps: Option<BTreeMap<IfName, TapState>>,
+    ports: BTreeMap<PortId, Device>,
+    by_tap: BTreeMap<IfName, PortId>,
+    /// Ports that there may be something to say about.
+    dirty: BTreeSet<PortId>,
+    /// How many reports have been made: what was read before one of a port is
+    /// older than it.
+    reports: u64,
+}
+
+#[derive(Debug)]
+struct Device {
+    tap: IfName,
+    binding: BindingState,
+    admin_up: bool,
+    status: Option<Status>,
+    /// The tap of which Neutron knows.
+    told: Option<u32>,
+    /// Number of the last report of it.
+    reported: u64,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// One call's worth.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// With the index of the tap.
+    pub(crate) up: BTreeMap<PortId, u32>,
+    pub(crate) down: BTreeSet<PortId>,
+}
+
+enum Due {
+    Up(u32),
+    Down,
+}
+
+impl Devices {
+    /// What has become of taps; the first time, all of them.
+    pub(crate) fn tell(&mut self, news: Vec<(IfName, Option<TapState>)>) {
+        let taps = self.taps.get_or_insert_default();
+        for (name, state) in news {
+            let before = match state {
+                Some(state) => {
+                    self.dirty.extend(state.port.clone());
+                    taps.insert(name, state)
+                }
+                None => taps.remove(&name),
+            };
+            self.dirty.extend(before.and_then(|before| before.port));
+            self.dirty.extend(self.by_tap.get(&name).cloned());
+        }
+        if self.reports == 0 {
+            self.dirty.extend(self.ports.keys().cloned());
+        }
+    }
+
+    /// What is wanted of a port; none: it has nothing to do with this host any
+    /// more.
+    pub(crate) fn set_port(&mut self, id: &PortId, port: Option<&Port>) {
+        let Some(port) = port else {
+            if let Some(device) = self.ports.remove(id)
+                && self.by_tap.get(&device.tap) == Some(id)
+            {
+                self.by_tap.remove(&device.tap);
+            }
+            self.dirty.remove(id);
+            return;
+        };
+        let device = self.ports.entry(id.clone()).or_insert_with(|| Device {
+            tap: port.tap,
+            binding: port.binding.state,
+            admin_up: port.admin_state_up,
+            status: None,
+            told: None,
+            reported: 0,
+            failures: 0,
+            not_before: None,
+        });
+        if device.binding != port.binding.state {
+            // What was said of it was said of another binding.
+            device.told = None;
+        }
+        device.tap = port.tap;
+        device.binding = port.binding.state;
+        device.admin_up = port.admin_state_up;
+        self.by_tap.insert(port.tap, id.clone());
+        self.dirty.insert(id.clone());
+    }
+
+    /// What Neutron thought of the ports when `reports` had been made.
+    pub(crate) fn set_statuses(&mut self, statuses: &BTreeMap<PortId, Status>, reports: u64) {
+        for (id, status) in statuses {
+            let Some(device) = self.ports.get_mut(id) else {
+                continue;
+            };
+            if device.reported > reports {
+                continue;
+            }
+            let first = device.status.is_none();
+            device.status = Some(*status);
+            if first && *status == Status::Active {
+                // Adopted: it was up before this agent was started.
+                let tap = self.taps.as_ref().and_then(|taps| taps.get(&device.tap));
+                device.told = tap.map(|tap| tap.index);
+            }
+            self.dirty.insert(id.clone());
+        }
+    }
+
+    /// How many reports have been made.
+    pub(crate) fn reports(&self) -> u64 {
+        self.reports
+    }
+
+    /// What to report now; none: nothing, or not yet.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Report> {
+        let mut report = Report::default();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(due) = self.due(&id) else { continue };
+            let waits = self.ports.get(&id).and_then(|device| device.not_before);
+            let full = report.up.len() + report.down.len() >= BATCH;
+            if full || waits.is_some_and(|at| at > now) {
+                self.dirty.insert(id);
+                continue;
+            }
+            match due {
+                Due::Up(index) => {
+                    report.up.insert(id, index);
+                }
+                Due::Down => {
+                    report.down.insert(id);
+                }
+            }
+        }
+        (report != Report::default()).then_some(report)
+    }
+
+    fn due(&self, id: &PortId) -> Option<Due> {
+        let device = self.ports.get(id)?;
+        let tap = self.taps.as_ref()?.get(&device.tap);
+        let wired = tap.filter(|tap| tap.wired && tap.port.as_ref() == Some(id));
+        if device.binding == BindingState::Incoming {
+            let index = wired?.index;
+            return (device.told != Some(index)).then_some(Due::Up(index));
+        }
+        let status = device.status?;
+        let up = matches!(status, Status::Active | Status::Build);
+        match (tap, wired) {
+            (None, _) => up.then_some(Due::Down),
+            (Some(_), Some(_)) if !device.admin_up => up.then_some(Due::Down),
+            // Another device than the one that is up: that one has gone.
+            (Some(tap), _)
+                if status == Status::Active
+                    && device.told.is_some_and(|told| told != tap.index) =>
+            {
+                Some(Due::Down)
+            }
+            (Some(_), None) => None,
+            (Some(_), Some(tap)) => (status != Status::Active).then_some(Due::Up(tap.index)),
+        }
+    }
+
+    /// A report is on its way: what is read from now on knows of it.
+    pub(crate) fn sent(&mut self) {
+        self.reports += 1;
+    }
+
+    /// Neutron has taken a report, except for these.
+    pub(crate) fn done(&mut self, now: Instant, report: &Report, failed: &BTreeSet<PortId>) {
+        self.reports += 1;
+        let up = report.up.iter().map(|(id, index)| (id, Some(*index)));
+        let down = report.down.iter().map(|id| (id, None));
+        for (id, index) in up.chain(down) {
+            let Some(device) = self.ports.get_mut(id) else {
+                continue;
+            };
+            // There may be something else to say by now.
+            self.dirty.insert(id.clone());
+            if failed.contains(id) {
+                let pause = RETRY.saturating_mul(1 << device.failures.min(8));
+                device.failures += 1;
+                device.not_before = Some(now + pause.min(RETRY_MOST));
+                continue;
+            }
+            device.failures = 0;
+            device.not_before = None;
+            device.told = index;
+            device.reported = self.reports;
+            if device.binding != BindingState::Incoming {
+                device.status = Some(match index {
+                    Some(_) => Status::Active,
+                    None => Status::Down,
+                });
+            }
+        }
+    }
+
+    /// A report came to nothing: all of it is still to be said.
+    pub(crate) fn failed(&mut self, report: Report) {
+        self.reports += 1;
+        self.dirty.extend(report.up.into_keys().chain(report.down));
+    }
+
+    /// When something can be said that has to wait.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        let waiting = self.dirty.iter().filter_map(|id| self.ports.get(id));
+        waiting.filter_map(|device| device.not_before).min()
+    }
+
+    /// Taps that no port has: their ports may be new.
+    pub(crate) fn strays(&self) -> impl Iterator<Item = (IfName, u32)> {
+        let taps = self.taps.iter().flatten();
+        taps.filter(|(name, tap)| tap.port.is_none() && !self.by_tap.contains_key(*name))
+            .map(|(name, tap)| (*name, tap.index))
+    }
+
+    /// Ports that Neutron couldn't take.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = &PortId> {
+        let refused = self.ports.iter().filter(|(_, device)| device.failures > 0);
+        refused.map(|(id, _)| id)
+    }
+
+    /// How many ports there is something to say about.
+    pub(crate) fn unreported(&self) -> usize {
+        self.dirty
+            .iter()
+            .filter(|id| self.due(id).is_some())
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAP: &str = "tap00000001-00";
+
+    struct Rig {
+        devices: Devices,
+        now: Instant,
+    }
+
+    fn id() -> PortId {
+        "00000001-0000-4000-8000-000000000001".parse().unwrap()
+    }
+
+    impl Rig {
+        fn new(binding: &str, status: Status) -> Self {
+            let mut rig = Self {
+                devices: Devices::default(),
+                now: Instant::now(),
+            };
+            rig.port(binding, true);
+            rig.status(status);
+            rig
+        }
+
+        fn port(&mut self, binding: &str, admin_up: bool) {
+            let document = serde_json::json!({
+                "id": id(), "mac": "fa:16:3e:00:00:01", "admin_state_up": admin_up,
+                "binding": {"state": binding},
+            });
+            let port: Port = serde_json::from_value(document).unwrap();
+            self.devices.set_port(&id(), Some(&port));
+        }
+
+        fn status(&mut self, status: Status) {
+            let reports = self.devices.reports();
+            self.devices
+                .set_statuses(&BTreeMap::from([(id(), status)]), reports);
+        }
+
+        /// The tap with that index, wired or not; none: gone.
+        fn tap(&mut self, tap: Option<(u32, bool)>) {
+            let state = tap.map(|(index, wired)| TapState {
+                index,
+                port: Some(id()),
+                wired,
+            });
+            self.devices.tell(vec![(TAP.parse().unwrap(), state)]);
+        }
+
+        /// What is reported, and taken: `+` up, `-` down.
+        fn reported(&mut self) -> String {
+            let mut all = String::new();
+            while let Some(report) = self.devices.next(self.now) {
+                all.push_str(if report.up.is_empty() { "-" } else { "+" });
+                self.devices.sent();
+                self.devices.done(self.now, &report, &BTreeSet::new());
+            }
+            all
+        }
+    }
+
+    #[test]
+    fn a_boot_and_an_end() {
+        let mut rig = Rig::new("active", Status::Down);
+        assert_eq!(rig.reported(), "");
+        rig.tap(Some((3, false)));
+        assert_eq!(rig.reported(), "", "not wired yet");
+        rig.tap(Some((3, true)));
+        assert_eq!(rig.reported(), "+");
+        assert_eq!(rig.reported(), "", "said once");
+        rig.tap(None);
+        assert_eq!(rig.reported(), "-");
+        assert_eq!(rig.devices.unreported(), 0);
+    }
+
+    /// Whatever order things become known in at a start, a port that is up and
+    /// stays up is not spoken of; one that isn't there any more is.
+    #[test]
+    fn a_restart_flaps_nothing() {
+        let mut rig = Rig::new("active", Status::Active);
+        assert_eq!(rig.reported(), "", "taps aren't known yet");
+        rig.tap(Some((3, false)));
+        rig.tap(Some((3, true)));
+        assert_eq!(rig.reported(), "");
+        let mut rig = Rig::new("active", Status::Active);
+        rig.devices.tell(Vec::new());
+        assert_eq!(rig.reported(), "-");
+    }
+
+    /// A hard reboot: the tap is another device, maybe before anybody saw that
+    /// the old one had gone. Nova waits for the port to be up again.
+    #[test]
+    fn another_device_is_down_and_up() {
+        let mut rig = Rig::new("active", Status::Down);
+        rig.tap(Some((3, true)));
+        assert_eq!(rig.reported(), "+");
+        rig.tap(Some((4, true)));
+        assert_eq!(rig.reported(), "-+");
+    }
+
+    /// Neutron's word counts: a port that it takes for down (an update of its
+    /// binding does that) is reported again; but not by what it said before it
+    /// had the report.
+    #[test]
+    fn neutrons_word_counts() {
+        let mut rig = Rig::new("outgoing", Status::Active);
+        rig.tap(Some((3, true)));
+        assert_eq!(rig.reported(), "");
+        rig.status(Status::Down);
+        let before = rig.devices.reports();
+        assert_eq!(rig.reported(), "+");
+        let stale = BTreeMap::from([(id(), Status::Down)]);
+        rig.devices.set_statuses(&stale, before);
+        assert_eq!(rig.reported(), "");
+        rig.status(Status::Build);
+        assert_eq!(rig.reported(), "+");
+    }
+
+    /// The destination of a live migration: once for each tap, whatever the
+    /// status, and nothing when it goes; after the switch by the status.
+    #[test]
+    fn a_port_that_is_expected() {
+        let mut rig = Rig::new("incoming", Status::Active);
+        rig.devices.tell(Vec::new());
+        assert_eq!(rig.reported(), "");
+        rig.tap(Some((3, true)));
+        assert_eq!(rig.reported(), "+");
+        rig.status(Status::Down);
+        assert_eq!(rig.reported(), "");
+        rig.tap(None);
+        assert_eq!(rig.reported(), "");
+        rig.tap(Some((4, true)));
+        assert_eq!(rig.reported(), "+");
+        rig.port("active", true);
+        rig.status(Status::Down);
+        assert_eq!(rig.reported(), "+");
+    }
+
+    #[test]
+    fn administratively_down_is_down() {
+        let mut rig = Rig::new("active", Status::Active);
+        rig.tap(Some((3, true)));
+        rig.port("active", false);
+        assert_eq!(rig.reported(), "-");
+        rig.port("active", true);
+        assert_eq!(rig.reported(), "+");
+    }
+
+    /// What Neutron refuses is said again later; what didn't reach it at once.
+    #[test]
+    fn failures_are_tried_again() {
+        let mut rig = Rig::new("active", Status::Down);
+        rig.tap(Some((3, true)));
+        let report = rig.devices.next(rig.now).unwrap();
+        assert_eq!(rig.devices.next(rig.now), None, "it is under way");
+        rig.devices.failed(report);
+        let report = rig.devices.next(rig.now).unwrap();
+        rig.devices.done(rig.now, &report, &BTreeSet::from([id()]));
+        assert_eq!(rig.reported(), "");
+        assert_eq!(rig.devices.refused().count(), 1);
+        let at = rig.devices.due_at().unwrap();
+        rig.now = at;
+        assert_eq!(rig.reported(), "+");
+        assert_eq!(rig.devices.refused().count(), 0);
+    }
+
+    #[test]
+    fn a_call_reports_so_many() {
+        let mut devices = Devices::default();
+        let mut taps = Vec::new();
+        let mut statuses = BTreeMap::new();
+        for number in 0..BATCH + 5 {
+            let id: PortId = format!("{number:08x}-0000-4000-8000-000000000001")
+                .parse()
+                .unwrap();
+            let document = serde_json::json!({"id": id, "mac": "fa:16:3e:00:00:01"});
+            let port: Port = serde_json::from_value(document).unwrap();
+            devices.set_port(&id, Some(&port));
+            statuses.insert(id.clone(), Status::Down);
+            taps.push((
+                port.tap,
+                Some(TapState {
+                    index: 9,
+                    port: Some(id),
+                    wired: true,
+                }),
+            ));
+        }
+        // Some strays among them.
+        for name in ["tapdeadbeef-00", "eth0"] {
+            taps.push((
+                name.parse().unwrap(),
+                Some(TapState {
+                    index: 8,
+                    port: None,
+                    wired: false,
+                }),
+            ));
+        }
+        devices.set_statuses(&statuses, 0);
+        devices.tell(taps);
+        let now = Instant::now();
+        assert_eq!(devices.next(now).unwrap().up.len(), BATCH);
+        assert_eq!(devices.next(now).unwrap().up.len(), 5);
+        assert_eq!(devices.strays().count(), 2);
+    }
+}

@@ -1,0 +1,260 @@
+//! What is known of Neutron's objects, and how an answer differs from it. Pure.
+//!
+//! Order: what was known when a call was sent is older than its answer, whatever
+//! the clocks say. What came by another way since then is only replaced by what
+//! the server has read later.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use l2isolate_model::{document::ObjectId, intent::Change};
+
+use super::wire::Reply;
+use crate::{Stamp, guard::Guard};
+
+/// What is known.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    /// Each object with the stamp of its newest version; none: that is known to
+    /// nobody, so the server sends it.
+    known: BTreeMap<ObjectId, Option<Stamp>>,
+    /// How many of them are ports.
+    ports: usize,
+    pub(crate) guard: Guard,
+}
+
+/// What was known when a call was sent.
+pub(crate) type Named = BTreeMap<ObjectId, Option<Stamp>>;
+
+/// What an answer changes.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) changes: Vec<(ObjectId, Change)>,
+    pub(crate) stamps: Vec<(ObjectId, Stamp)>,
+}
+
+impl Ledger {
+    pub(crate) fn new(
+        known: BTreeMap<ObjectId, Option<Stamp>>,
+        grace: Duration,
+        window: Duration,
+    ) -> Self {
+        Self {
+            ports: known.keys().filter(|id| is_port(id)).count(),
+            known,
+            guard: Guard::new(grace, window),
+        }
+    }
+
+    /// All that is known now, to be named in a call.
+    pub(crate) fn named(&self) -> Named {
+        self.known.clone()
+    }
+
+    /// The digests to send.
+    pub(crate) fn digests(named: &Named) -> impl Iterator<Item = (&ObjectId, &str)> {
+        named
+            .iter()
+            .map(|(id, stamp)| (id, stamp.as_ref().map_or("", |stamp| &stamp.digest)))
+    }
+
+    /// Takes an answer in; `named` is what the call named.
+    pub(crate) fn apply(&mut self, now: Instant, named: &Named, reply: &mut Reply) -> Changes {
+        let mut told = Changes::default();
+        for (id, change, stamp) in std::mem::take(&mut reply.objects) {
+            self.guard.present(&id);
+            let known = self.known.get(&id);
+            let since = known.is_some() && known != named.get(&id);
+            let newer = known.and_then(Option::as_ref).is_none_or(|known| {
+                stamp
+                    .as_ref()
+                    .is_some_and(|stamp| stamp.read_at > known.read_at)
+            });
+            if since && !newer {
+                continue;
+            }
+            if self.known.insert(id.clone(), stamp.clone()).is_none() {
+                self.ports += usize::from(is_port(&id));
+            }
+            // The stamp of one that can't be used is remembered, so that it isn't
+            // sent again and again, but not kept: after a restart it is.
+            if let (Change::Set { .. }, Some(stamp)) = (&change, stamp) {
+                told.stamps.push((id.clone(), stamp));
+            }
+            told.changes.push((id, change));
+        }
+        if !reply.more {
+            let mut gone = Vec::new();
+            for (id, stamp) in named {
+                if !reply.gone.contains(id) {
+                    self.guard.present(id);
+                } else if self.known.get(id) == Some(stamp) {
+                    gone.push(id.clone());
+                }
+            }
+            self.forget(now, gone, &mut told);
+        }
+        told
+    }
+
+    /// Lets go what was held long enough, or was released.
+    pub(crate) fn settle(&mut self, now: Instant) -> Changes {
+        let mut told = Changes::default();
+        self.forget(now, Vec::new(), &mut told);
+        told
+    }
+
+    fn forget(&mut self, now: Instant, gone: Vec<ObjectId>, told: &mut Changes) {
+        for id in self.guard.judge(now, self.ports, gone) {
+            if self.known.remove(&id).is_some() {
+                self.ports = self.ports.saturating_sub(usize::from(is_port(&id)));
+                told.changes.push((id, Change::Gone));
+            }
+        }
+    }
+}
+
+fn is_port(id: &ObjectId) -> bool {
+    matches!(id, ObjectId::Port(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::{super::wire, *};
+
+    fn port(number: u32) -> ObjectId {
+        ObjectId::Port(format!("p{number}").parse().unwrap())
+    }
+
+    /// An answer with ports by number and digest, read at a second.
+    fn answer(second: u32, ports: &[(u32, &str)], gone: &[u32]) -> Reply {
+        let read_at = format!("2026-11-24T16:37:{second:02}Z");
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|(number, digest)| {
+                json!({"id": format!("p{number}"), "mac": "fa:16:3e:00:00:01",
+                       "digest": digest, "read_at": read_at})
+            })
+            .collect();
+        let gone: Vec<_> = gone
+            .iter()
+            .map(|n| json!({"id": format!("p{n}")}))
+            .collect();
+        wire::reply(json!({
+            "version": 1, "read_at": read_at, "ports": ports, "gone": {"ports": gone},
+        }))
+        .unwrap()
+    }
+
+    fn ledger() -> Ledger {
+        Ledger::new(
+            BTreeMap::new(),
+            Duration::from_secs(300),
+            Duration::from_secs(10),
+        )
+    }
+
+    fn ids(changes: &Changes) -> Vec<(String, bool)> {
+        let one = |(id, change): &(ObjectId, Change)| (id.to_string(), *change != Change::Gone);
+        changes.changes.iter().map(one).collect()
+    }
+
+    #[test]
+    fn an_answer_sets_and_ends() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        let named = ledger.named();
+        let told = ledger.apply(now, &named, &mut answer(1, &[(1, "a"), (2, "b")], &[]));
+        assert_eq!(
+            ids(&told),
+            [("port p1".to_owned(), true), ("port p2".to_owned(), true)]
+        );
+        assert_eq!(told.stamps.len(), 2);
+        let named = ledger.named();
+        let digests: Vec<_> = Ledger::digests(&named).map(|(_, digest)| digest).collect();
+        assert_eq!(digests, ["a", "b"]);
+        // A clock that went back changes nothing: the answer is newer than the call.
+        let told = ledger.apply(now, &named, &mut answer(0, &[(1, "c")], &[2]));
+        assert_eq!(
+            ids(&told),
+            [("port p1".to_owned(), true), ("port p2".to_owned(), false)]
+        );
+        assert!(!ledger.known.contains_key(&port(2)));
+    }
+
+    /// What came while the call was under way stays, unless the answer was read
+    /// later; so does what came to be.
+    #[test]
+    fn what_came_meanwhile_is_not_overwritten_by_what_is_older() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        let named = ledger.named();
+        ledger.apply(
+            now,
+            &named,
+            &mut answer(1, &[(1, "a"), (2, "a"), (3, "a")], &[]),
+        );
+        let named = ledger.named();
+        let stamp = |second: u32| Stamp {
+            digest: format!("cast at {second}"),
+            read_at: format!("2026-11-24T16:37:{second:02}Z").parse().unwrap(),
+        };
+        for (number, second) in [(1, 20), (2, 5), (3, 20), (4, 20)] {
+            ledger.known.insert(port(number), Some(stamp(second)));
+        }
+        let mut reply = answer(10, &[(1, "b"), (2, "b"), (4, "b")], &[3]);
+        let told = ledger.apply(now, &named, &mut reply);
+        assert_eq!(ids(&told), [("port p2".to_owned(), true)]);
+        assert_eq!(ledger.known[&port(1)], Some(stamp(20)));
+        assert!(ledger.known.contains_key(&port(3)));
+    }
+
+    /// A part of an answer says nothing of what is gone.
+    #[test]
+    fn a_cut_answer_ends_nothing() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        let named = ledger.named();
+        ledger.apply(now, &named, &mut answer(1, &[(1, "a")], &[]));
+        let named = ledger.named();
+        let mut reply = Reply {
+            more: true,
+            gone: BTreeSet::from([port(1)]),
+            ..answer(2, &[(2, "a")], &[])
+        };
+        let told = ledger.apply(now, &named, &mut reply);
+        assert_eq!(ids(&told), [("port p2".to_owned(), true)]);
+        assert!(ledger.known.contains_key(&port(1)));
+    }
+
+    /// A server that suddenly has lost most ports is more often wrong than
+    /// right: their end is held, and they come back if it has them again.
+    #[test]
+    fn sudden_ends_are_held() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        let all: Vec<_> = (1..=6).map(|number| (number, "a")).collect();
+        let named = ledger.named();
+        ledger.apply(now, &named, &mut answer(1, &all, &[]));
+        let named = ledger.named();
+        let told = ledger.apply(now, &named, &mut answer(2, &[], &[1, 2, 3, 4, 5]));
+        assert_eq!(ids(&told), []);
+        assert_eq!(ledger.guard.held().0, 5);
+        // They are named again, and the server has them.
+        let named = ledger.named();
+        assert_eq!(named.len(), 6);
+        ledger.apply(now, &named, &mut answer(3, &[], &[]));
+        assert_eq!(ledger.guard.held().0, 0);
+        // Or it stays like that: then they go after the grace.
+        let named = ledger.named();
+        ledger.apply(now, &named, &mut answer(4, &[], &[1, 2, 3, 4, 5]));
+        let told = ledger.settle(now + Duration::from_secs(301));
+        assert_eq!(told.changes.len(), 5);
+    }
+}
