@@ -281,7 +281,7 @@ impl Host {
     }
 
     /// The agent's process, to be killed by whoever can't wait.
-    pub(crate) fn agent_process(&self) -> nix::unistd::Pid {
+    pub(crate) fn agent_process(&self) -> Pid {
         self.agent
             .as_ref()
             .expect("the agent doesn't run")
