@@ -19,12 +19,14 @@ use self::{
 };
 
 /// As the agent's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
     Human,
     Json,
 }
 
 /// As the agent's.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) place: Option<Place>,
     pub(crate) option: Option<(&'static str, String)>,
