@@ -7,6 +7,11 @@
 //!
 //! Owns a thread; dropping it is a kill: calls at hand are never answered.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a serde_json value that is indexed gives null, or gets the field"
+)]
+
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},

@@ -41,6 +41,12 @@
 //! It runs in tasks of the caller's tokio runtime; a current-thread runtime will
 //! do. Under it is [lapin](https://docs.rs/lapin), without its own recovery.
 
+#![allow(
+    clippy::result_large_err,
+    clippy::manual_async_fn,
+    reason = "failures carry what the other end said; the form of lapin's trait is kept"
+)]
+
 mod backoff;
 mod client;
 mod connection;

@@ -51,8 +51,6 @@ impl Managed {
 
     /// What is told until this line, which it ends with.
     fn until(&mut self, line: &str) -> Vec<String> {
-        // Whoever waits in vain finds the line it waits for in the test's output.
-        println!("waiting for: {line}");
         let mut lines = Vec::new();
         loop {
             let mut next = String::new();
