@@ -97,11 +97,9 @@ fn only_taps_reach_it() {
             .output()
             .unwrap();
         assert!(output.stdout.is_empty(), "{url}: {output:?}");
-        assert_eq!(
-            output.status.code(),
-            Some(52),
-            "closed without a word: {output:?}"
-        );
+        // Nothing received, or a reset, since the request wasn't read.
+        let code = output.status.code();
+        assert!(matches!(code, Some(52 | 56)), "{url}: {output:?}");
     }
     assert_eq!(get(&one, 6, "/").status, 200);
     // The world sends what is for 169.254.169.254 here, and is turned down.

@@ -44,6 +44,7 @@ def hear():
     lines = text.decode().splitlines()
     name = next((line[7:] for line in lines if line.startswith("FDNAME=")), "stored")
     for fd in fds:
+        os.set_inheritable(fd, False)
         stored[name] = fd
         print("kept", name, flush=True)
     if "FDSTOREREMOVE=1" in lines and name in stored:

@@ -51,6 +51,8 @@ impl Managed {
 
     /// What is told until this line, which it ends with.
     fn until(&mut self, line: &str) -> Vec<String> {
+        // Whoever waits in vain finds the line it waits for in the test's output.
+        eprintln!("waiting for: {line}");
         let mut lines = Vec::new();
         loop {
             let mut next = String::new();
@@ -72,6 +74,15 @@ impl Drop for Managed {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+/// Sets the flag when it is dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -102,20 +113,24 @@ fn a_restart_of_the_proxy_fails_nobody() {
         for (guest, family) in [(&one, 4), (&two, 6)] {
             let (asked, failed, end) = (asked.clone(), failed.clone(), end.clone());
             scope.spawn(move || {
+                let words = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
                 while !end.load(Ordering::Relaxed) {
-                    let answered = connect(guest, family).is_ok_and(|mut stream| {
-                        let words = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-                        let mut answer = String::new();
-                        let done = stream
-                            .write_all(words)
-                            .and_then(|()| stream.read_to_string(&mut answer));
-                        done.is_ok() && Answer::read(&answer).status == 200
+                    let mut answer = String::new();
+                    let done = connect(guest, family).and_then(|mut stream| {
+                        stream.write_all(words)?;
+                        stream.read_to_string(&mut answer)
                     });
+                    let answered = done.is_ok() && Answer::read(&answer).status == 200;
+                    if !answered {
+                        eprintln!("IPv{family}: {done:?} {answer:?}");
+                    }
                     asked.fetch_add(1, Ordering::Relaxed);
                     failed.fetch_add(u64::from(!answered), Ordering::Relaxed);
                 }
             });
         }
+        // Also if an assertion fails, or its guests would ask for ever.
+        let _ending = Ending(&end);
         for _ in 0..4 {
             let before = asked.load(Ordering::Relaxed);
             host.until("guests ask", || asked.load(Ordering::Relaxed) > before + 2);
@@ -125,10 +140,14 @@ fn a_restart_of_the_proxy_fails_nobody() {
         }
         let before = asked.load(Ordering::Relaxed);
         host.until("guests ask", || asked.load(Ordering::Relaxed) > before + 2);
-        end.store(true, Ordering::Relaxed);
     });
     let asked = asked.load(Ordering::Relaxed);
-    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {asked} requests");
+    assert_eq!(
+        failed.load(Ordering::Relaxed),
+        0,
+        "of {asked} requests: {}",
+        host.proxy_log()
+    );
     assert!(
         host.proxy_log().contains("adopted=4"),
         "{}",

@@ -8,7 +8,7 @@ use std::{
     fmt::Write as _,
     net::IpAddr,
     sync::{
-        PoisonError,
+        OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -172,9 +172,7 @@ impl Upstreams {
                 Either::Right(Full::new(body.map_err(refused)?.to_bytes()))
             }
         };
-        let answer = self.ask(&parts, payload, empty).await;
-        // A body that ends too early looks like a server that fails.
-        let answer = answer.map_err(|refusal| fault.get().copied().map_or(refusal, Refusal::of))?;
+        let answer = self.ask(&parts, payload, empty, &fault).await?;
         let (mut head, body) = answer.into_parts();
         head.headers = headers::of_response(head.headers);
         let patience = Patience::Piece(self.limits.answer_time);
@@ -189,6 +187,7 @@ impl Upstreams {
         parts: &request::Parts,
         payload: Payload,
         empty: bool,
+        fault: &OnceLock<Fault>,
     ) -> Result<Response<Incoming>, Refusal> {
         // RFC 9110, 9.2.2.
         let repeatable = empty && parts.method.is_idempotent();
@@ -228,6 +227,11 @@ impl Upstreams {
                 slow,
                 unsent,
             } = failure;
+            // A body that breaks off looks like a server that fails: no guest
+            // shall bring one into disrepute.
+            if let Some(fault) = fault.get() {
+                return Err(Refusal::of(*fault));
+            }
             refusal.reason = format!("{}: {reason}", server.address);
             refusal.status = if slow {
                 StatusCode::GATEWAY_TIMEOUT

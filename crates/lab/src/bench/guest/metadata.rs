@@ -233,7 +233,6 @@ fn load(guests: &[(String, IpAddr)], proxy: Identity) -> Result<Report> {
             .zip(sizes.first())
             .map(|(last, first)| last - first);
         let percentile = |percent| stats::percentile(&times, percent).map(stats::ms);
-        #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
         let count = times.len() as f64;
         Ok(Report {
             metadata_rps: stats::rounded(count / time.as_secs_f64()),
