@@ -146,12 +146,14 @@ async fn open(
 /// Waits for a guest's first byte. At the end it is given a moment: it has
 /// connected, so it is about to ask, and nobody else would answer.
 async fn has_spoken(stream: &TcpStream, time: Duration, end: &mut End) -> bool {
+    // A look at the byte itself: a new stream counts as readable until it was tried.
+    let (mut one, mut other) = ([0], [0]);
     let spoken = tokio::select! {
         biased;
-        spoken = timeout(time, stream.readable()) => spoken,
-        () = end.come() => timeout(time.min(LAST_WORDS), stream.readable()).await,
+        spoken = timeout(time, stream.peek(&mut one)) => spoken,
+        () = end.come() => timeout(time.min(LAST_WORDS), stream.peek(&mut other)).await,
     };
-    matches!(spoken, Ok(Ok(())))
+    matches!(spoken, Ok(Ok(1..)))
 }
 
 async fn serve(
@@ -206,4 +208,88 @@ async fn serve(
         debug!(tap = %tap.name, %peer, %error, "connection of a guest");
     }
     drop(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream as Client,
+        thread,
+    };
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::metadata::{map::Map, proxy::Answers, testing};
+
+    /// A proxy of one tap whose guest is on the loopback.
+    fn shared() -> (Arc<Shared>, Arc<Tap>) {
+        let entry = Arc::new(testing::entry("tap1", &["127.0.0.1"]));
+        let tap = Arc::new(Tap {
+            name: entry.tap,
+            index: entry.index,
+            log: Throttle::default(),
+        });
+        let map = Map::default();
+        map.set(entry.tap, Some(entry));
+        let proxy = Proxy {
+            answers: Answers::Intent,
+            map,
+        };
+        let shared = Shared {
+            proxy,
+            limits: Limits::default(),
+            log: Throttle::default(),
+        };
+        (Arc::new(shared), tap)
+    }
+
+    /// A guest: it connects, asks after a while, and tells what it got.
+    fn guest(address: SocketAddr, wait: Duration) -> String {
+        let mut stream = Client::connect(address).unwrap();
+        thread::sleep(wait);
+        stream
+            .write_all(b"GET /latest/meta-data/mac HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        match stream.read_to_string(&mut answer) {
+            Ok(_) => answer,
+            Err(error) => format!("{error} after {answer:?}"),
+        }
+    }
+
+    /// Whoever was accepted is answered, whenever the end comes: before the
+    /// request, with it, or after it.
+    #[test]
+    fn the_end_fails_nobody() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        for round in 0..300_u64 {
+            let (shared, tap) = shared();
+            let places = Places::new(&shared.limits, &Arc::new(Semaphore::new(8)));
+            let answer = runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = listener.local_addr().unwrap();
+                let wait = Duration::from_micros(round * 7 % 900);
+                let guest = thread::spawn(move || guest(address, wait));
+                let (stream, peer) = listener.accept().await.unwrap();
+                let (stop, stopped) = watch::channel(false);
+                let (alive, mut none_left) = mpsc::channel(1);
+                let end = End {
+                    stop: stopped,
+                    _alive: alive,
+                };
+                let place = places.take().await.unwrap();
+                tokio::spawn(serve(shared, tap, stream, peer, place, end));
+                sleep(Duration::from_micros(round * 13 % 700)).await;
+                stop.send(true).unwrap();
+                assert!(none_left.recv().await.is_none());
+                guest.join().unwrap()
+            });
+            assert!(answer.contains("200 OK"), "round {round}: {answer:?}");
+        }
+    }
 }

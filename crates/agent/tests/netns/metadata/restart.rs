@@ -51,6 +51,8 @@ impl Managed {
 
     /// What is told until this line, which it ends with.
     fn until(&mut self, line: &str) -> Vec<String> {
+        // Whoever waits in vain finds the line it waits for in the test's output.
+        eprintln!("waiting for: {line}");
         let mut lines = Vec::new();
         loop {
             let mut next = String::new();
@@ -120,7 +122,7 @@ fn a_restart_of_the_proxy_fails_nobody() {
                     });
                     let answered = done.is_ok() && Answer::read(&answer).status == 200;
                     if !answered {
-                        println!("IPv{family}: {done:?} {answer:?}");
+                        eprintln!("IPv{family}: {done:?} {answer:?}");
                     }
                     asked.fetch_add(1, Ordering::Relaxed);
                     failed.fetch_add(u64::from(!answered), Ordering::Relaxed);
