@@ -50,6 +50,8 @@ pub(super) fn expected<'a>(node: &Node, vms: impl IntoIterator<Item = &'a Vm>) -
         let (tap, mac) = (&vm.tap, &vm.mac);
         lines.insert(format!("link {tap} up mtu 1500 mac {TAP_MAC}"));
         lines.insert(format!("address {GATEWAY4}/32 dev {tap}"));
+        // From where guests get their leases.
+        lines.insert(format!("address 169.254.169.254/32 dev {tap}"));
         lines.insert(format!("address {GATEWAY6}/64 dev {tap}"));
         for (address, length) in METADATA {
             lines.insert(format!("address {address}/{length} dev {tap}"));
