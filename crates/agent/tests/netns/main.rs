@@ -20,6 +20,7 @@ mod firewall;
 mod harness;
 mod many;
 mod mend;
+mod neutron;
 mod proxy_arp;
 mod reach;
 mod restart;

@@ -14,6 +14,7 @@ mod flow;
 mod guest;
 mod intent;
 mod kernel;
+mod neutron;
 mod random;
 
 use std::{
@@ -34,6 +35,7 @@ pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
 pub(crate) use kernel::{SETTINGS, array, expected, observed};
+pub(crate) use neutron::Neutron;
 pub(crate) use random::Random;
 
 /// What the hypervisor announces beside its guests.
@@ -76,7 +78,12 @@ impl Host {
 
     /// One that will have hundreds of taps.
     pub(crate) fn crowded() -> Self {
-        Self::within(room::whole(), "")
+        Self::crowded_with("")
+    }
+
+    /// The same with further lines for the configuration.
+    pub(crate) fn crowded_with(options: &str) -> Self {
+        Self::within(room::whole(), options)
     }
 
     fn within(room: Room, options: &str) -> Self {
