@@ -14,6 +14,8 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/local/sbin:/u
 CARGO_FLAGS ?=
 # `make demo DEMO_FLAGS=…`: options of `l2isolate-lab demo`.
 DEMO_FLAGS ?=
+# Options of `l2isolate-lab neutron up`, such as `--release 29`.
+NEUTRON_FLAGS ?=
 # `make bench BENCH_RUNS=…`: how often each benchmark is run.
 BENCH_RUNS ?= 3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -35,6 +37,15 @@ build: ## build all programs (development profile, into target/debug)
 .PHONY: demo
 demo: setup build ## the fabric on this machine: built up, shown, put to the test, taken down
 	@scripts/as-root $(TARGET_DIR)/debug/l2isolate-lab demo $(DEMO_FLAGS)
+
+.PHONY: neutron-up
+neutron-up: setup build ## a real Neutron with database and broker in namespaces (docs/lab.md)
+	@scripts/neutron-env
+	@scripts/as-root $(TARGET_DIR)/debug/l2isolate-lab neutron up $(NEUTRON_FLAGS)
+
+.PHONY: neutron-down
+neutron-down: ## end it
+	@scripts/as-root $(TARGET_DIR)/debug/l2isolate-lab neutron down
 
 # The release profile: figures of a development build say nothing.
 .PHONY: bench

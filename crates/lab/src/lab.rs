@@ -60,7 +60,7 @@ pub fn progress(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     if process::interrupted() {
         return Err(Error::Interrupted);
     }
@@ -115,6 +115,9 @@ impl Lab {
     fn build(&self) -> Result<()> {
         let fabric = self.fabric();
         let (nodes, vms) = (fabric.nodes.len(), fabric.vms.len());
+        if nodes + vms == 0 {
+            return Ok(());
+        }
         progress(&format!(
             "lab `{}`: {nodes} routers, {} links, {vms} VMs",
             self.name,
@@ -201,6 +204,12 @@ impl Lab {
     #[must_use]
     pub fn namespace(&self, node: &str) -> String {
         self.names.of_node(node)
+    }
+
+    /// The directory of a node's files.
+    #[must_use]
+    pub fn directory(&self, node: &str) -> PathBuf {
+        self.directory.node(node)
     }
 
     /// The files of a hypervisor's agent.

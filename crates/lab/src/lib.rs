@@ -26,6 +26,7 @@ pub mod fake;
 pub mod lab;
 pub mod matrix;
 pub mod netns;
+pub mod neutron;
 pub mod path;
 pub mod probe;
 pub mod process;

@@ -11,7 +11,7 @@ use l2isolate_lab::{
     fabric::Family,
     lab,
     lab::{Lab, Plan},
-    matrix, path,
+    matrix, neutron, path,
     probe::{FlowSpec, Probe, Report},
     process, show, throughput,
     topology::{Mix, Shape, Topology},
@@ -145,6 +145,12 @@ enum Verb {
         /// What.
         #[command(subcommand)]
         bench: bench::Bench,
+    },
+    /// A real Neutron with database and broker, to drive the lab's agents.
+    Neutron {
+        /// What to do.
+        #[command(subcommand)]
+        neutron: neutron::Command,
     },
     /// Start what doesn't run on a router.
     Restart {
@@ -292,6 +298,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             process::watch_signals()?;
             print(&bench.run()?)?;
         }
+        Verb::Neutron { neutron } => return Ok(neutron.run(name)?),
         Verb::Restart { node } => Lab::open(name)?.restart(&node)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -12,4 +12,5 @@ mod faults;
 mod fixture;
 mod hand_over;
 mod lifecycle;
+mod neutron;
 mod whole;
