@@ -8,7 +8,7 @@ use l2isolate_model::Mac;
 
 use super::{
     LogFormat, Problem, SourceKind,
-    types::{Bounds, Prefixes, Typed, Url, Words},
+    types::{Bounds, Prefixes, Typed, Underlay, Url, Words},
 };
 
 /// Where the commands look for the agent.
@@ -138,6 +138,10 @@ options! {
     /// How often Neutron is asked for everything that differs, in seconds, give
     /// or take a quarter.
     ["l2isolate"] sync_interval: Duration = "300", in 1..=86_400;
+
+    /// This host's address in the fabric, which Neutron tells other hypervisors
+    /// during live migration. By default the first of loopbacks.
+    ["l2isolate"] underlay_address: Underlay = "";
 
     /// Documents of intent: the *.json files below this directory, which is
     /// watched.

@@ -8,6 +8,7 @@
 mod bench;
 mod broker;
 mod carrier;
+mod cloud;
 mod faults;
 mod fixture;
 mod hand_over;

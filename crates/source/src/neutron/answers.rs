@@ -114,7 +114,6 @@ impl Worker {
         }
         self.pending.changes.extend(changes);
         self.pending.stamps.extend(stamps);
-        self.devices.set_statuses(&reply.statuses, reports);
         self.wrong.unidentified = reply.unidentified;
         if reply.more && known > 0 {
             // The next part, with what is known now.
@@ -124,6 +123,7 @@ impl Worker {
         if reply.more {
             return self.sync_failed(now, "neutron-server has more to say, but says nothing");
         }
+        self.devices.set_statuses(&reply.statuses, reports);
         self.complain(|w| &mut w.sync, None);
         let other = reply.other_agent.map(|process| {
             format!(

@@ -133,8 +133,14 @@ impl Devices {
         self.dirty.insert(id.clone());
     }
 
-    /// What Neutron thought of the ports when `reports` had been made.
+    /// What Neutron thought of the ports when `reports` had been made. Of a port
+    /// that isn't named, nothing that concerns this host.
     pub(crate) fn set_statuses(&mut self, statuses: &BTreeMap<PortId, Status>, reports: u64) {
+        for (id, device) in &mut self.ports {
+            if !statuses.contains_key(id) {
+                device.status = None;
+            }
+        }
         for (id, status) in statuses {
             let Some(device) = self.ports.get_mut(id) else {
                 continue;
