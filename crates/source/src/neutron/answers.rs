@@ -97,7 +97,8 @@ impl Worker {
         };
         self.judge_clock(&reply);
         let known = reply.objects.len();
-        let Changes { changes, stamps } = self.ledger.apply(now, named, &mut reply);
+        let in_use = |id: &PortId| self.devices.in_use(id);
+        let Changes { changes, stamps } = self.ledger.apply(now, named, &mut reply, in_use);
         for (id, change) in &changes {
             if let ObjectId::Port(id) = id {
                 match change {

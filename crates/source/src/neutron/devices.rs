@@ -83,6 +83,9 @@ enum Due {
 impl Devices {
     /// What has become of taps; the first time, all of them.
     pub(crate) fn tell(&mut self, news: Vec<(IfName, Option<TapState>)>) {
+        if self.taps.is_none() {
+            self.dirty.extend(self.ports.keys().cloned());
+        }
         let taps = self.taps.get_or_insert_default();
         for (name, state) in news {
             let before = match state {
@@ -94,9 +97,6 @@ impl Devices {
             };
             self.dirty.extend(before.and_then(|before| before.port));
             self.dirty.extend(self.by_tap.get(&name).cloned());
-        }
-        if self.reports == 0 {
-            self.dirty.extend(self.ports.keys().cloned());
         }
     }
 
@@ -264,6 +264,13 @@ impl Devices {
         let taps = self.taps.iter().flatten();
         taps.filter(|(name, tap)| tap.port.is_none() && !self.by_tap.contains_key(*name))
             .map(|(name, tap)| (*name, tap.index))
+    }
+
+    /// Whether a port's machine may be here, as far as taps tell.
+    pub(crate) fn in_use(&self, id: &PortId) -> bool {
+        let Some(taps) = &self.taps else { return true };
+        let device = self.ports.get(id);
+        device.is_some_and(|device| taps.contains_key(&device.tap))
     }
 
     /// Ports that Neutron couldn't take.
