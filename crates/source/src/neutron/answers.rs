@@ -75,10 +75,7 @@ impl Worker {
             tracing::info!(host = self.host, "Neutron knows this agent");
         }
         self.contact.last_report = Some(Timestamp::now());
-        // The sync that waited for this.
-        if let Some((_, Why::Connected)) = self.schedule.next() {
-            self.schedule.want(now, Why::Connected);
-        }
+        self.report_first = None;
     }
 
     fn synced(&mut self, named: &Named, reports: u64, result: Result<Value, RpcError>) {

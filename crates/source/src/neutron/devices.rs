@@ -150,7 +150,7 @@ impl Devices {
             }
             let first = device.status.is_none();
             device.status = Some(*status);
-            if first && *status == Status::Active {
+            if first && *status == Status::Active && device.binding != BindingState::Incoming {
                 // Adopted: it was up before this agent was started.
                 let tap = self.taps.as_ref().and_then(|taps| taps.get(&device.tap));
                 device.told = tap.map(|tap| tap.index);
@@ -425,6 +425,16 @@ mod tests {
         assert_eq!(rig.reported(), "+");
         rig.port("active", true);
         rig.status(Status::Down);
+        assert_eq!(rig.reported(), "+");
+        // The tap, the port with its status, the wiring: as they come at a boot.
+        let mut rig = Rig {
+            devices: Devices::default(),
+            now: Instant::now(),
+        };
+        rig.tap(Some((2, false)));
+        rig.port("incoming", true);
+        rig.status(Status::Active);
+        rig.tap(Some((2, true)));
         assert_eq!(rig.reported(), "+");
     }
 

@@ -226,6 +226,7 @@ mod tests {
             now,
             &named,
             &mut answer(1, &[(1, "a"), (2, "a"), (3, "a")], &[]),
+            |_| true,
         );
         let named = ledger.named();
         let stamp = |second: u32| Stamp {
