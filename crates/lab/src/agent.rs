@@ -124,6 +124,27 @@ pub fn configure(fabric: &Fabric, node: &Node, files: &Files) -> Result<()> {
     write_intent(files, "network", &network(fabric))
 }
 
+/// Writes the configuration of a hypervisor's agent whose intent comes from
+/// Neutron, by way of the RabbitMQ at `transport_url`. `more` are further lines
+/// for `[l2isolate]`.
+///
+/// # Errors
+/// A file can't be written.
+pub fn configure_for_neutron(
+    node: &Node,
+    files: &Files,
+    transport_url: &str,
+    more: &str,
+) -> Result<()> {
+    let state = files.state();
+    std::fs::create_dir_all(&state).map_err(Error::file(&state))?;
+    let text = format!(
+        "{}source = neutron\n{more}\n[DEFAULT]\ntransport_url = {transport_url}\n",
+        ini(node, files)
+    );
+    replace(&files.config(), &text)
+}
+
 /// Replaces one document of the intent.
 ///
 /// # Errors

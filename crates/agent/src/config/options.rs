@@ -10,7 +10,7 @@ use l2isolate_model::Mac;
 use super::{
     LogFormat, Problem, SourceKind,
     metadata::{MetadataSource, Protocol, Servers},
-    types::{Addresses, Bounds, Domain, Prefixes, Typed, Url, Words},
+    types::{Addresses, Bounds, Domain, Prefixes, Typed, Underlay, Url, Words},
 };
 
 /// Where the commands look for the agent.
@@ -167,6 +167,10 @@ options! {
     /// How often Neutron is asked for everything that differs, in seconds, give
     /// or take a quarter.
     ["l2isolate"] sync_interval: Duration = "300", in 1..=86_400;
+
+    /// This host's address in the fabric, which Neutron tells other hypervisors
+    /// during live migration. By default the first of loopbacks.
+    ["l2isolate"] underlay_address: Underlay = "";
 
     /// Documents of intent: the *.json files below this directory, which is
     /// watched.

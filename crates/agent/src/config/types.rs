@@ -160,6 +160,21 @@ impl Typed for Mac {
     }
 }
 
+/// An address, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Underlay(pub(crate) Option<IpAddr>);
+
+impl Typed for Underlay {
+    const EXPECTED: &'static str = "an address, or nothing";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        host(text).map(|net| Self(Some(net.addr())))
+    }
+}
+
 impl Typed for Ipv6Addr {
     const EXPECTED: &'static str = "a link-local IPv6 address like fe80::1";
 

@@ -23,6 +23,7 @@ mod hostile;
 mod many;
 mod mend;
 mod metadata;
+mod neutron;
 mod proxy_arp;
 mod reach;
 mod restart;

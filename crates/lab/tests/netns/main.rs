@@ -1,6 +1,7 @@
 //! The lab itself, on real namespaces and daemons. Needs root, frr and bird2.
 #![allow(
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a test may fail loudly"
 )]
@@ -8,6 +9,7 @@
 mod bench;
 mod broker;
 mod carrier;
+mod cloud;
 mod faults;
 mod fixture;
 mod hand_over;

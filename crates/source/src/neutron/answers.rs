@@ -75,10 +75,7 @@ impl Worker {
             tracing::info!(host = self.host, "Neutron knows this agent");
         }
         self.contact.last_report = Some(Timestamp::now());
-        // The sync that waited for this.
-        if let Some((_, Why::Connected)) = self.schedule.next() {
-            self.schedule.want(now, Why::Connected);
-        }
+        self.report_first = None;
     }
 
     fn synced(&mut self, named: &Named, reports: u64, result: Result<Value, RpcError>) {
@@ -97,7 +94,8 @@ impl Worker {
         };
         self.judge_clock(&reply);
         let known = reply.objects.len();
-        let Changes { changes, stamps } = self.ledger.apply(now, named, &mut reply);
+        let in_use = |id: &PortId| self.devices.in_use(id);
+        let Changes { changes, stamps } = self.ledger.apply(now, named, &mut reply, in_use);
         for (id, change) in &changes {
             if let ObjectId::Port(id) = id {
                 match change {
@@ -114,7 +112,6 @@ impl Worker {
         }
         self.pending.changes.extend(changes);
         self.pending.stamps.extend(stamps);
-        self.devices.set_statuses(&reply.statuses, reports);
         self.wrong.unidentified = reply.unidentified;
         if reply.more && known > 0 {
             // The next part, with what is known now.
@@ -124,6 +121,7 @@ impl Worker {
         if reply.more {
             return self.sync_failed(now, "neutron-server has more to say, but says nothing");
         }
+        self.devices.set_statuses(&reply.statuses, reports);
         self.complain(|w| &mut w.sync, None);
         let other = reply.other_agent.map(|process| {
             format!(

@@ -83,6 +83,9 @@ enum Due {
 impl Devices {
     /// What has become of taps; the first time, all of them.
     pub(crate) fn tell(&mut self, news: Vec<(IfName, Option<TapState>)>) {
+        if self.taps.is_none() {
+            self.dirty.extend(self.ports.keys().cloned());
+        }
         let taps = self.taps.get_or_insert_default();
         for (name, state) in news {
             let before = match state {
@@ -94,9 +97,6 @@ impl Devices {
             };
             self.dirty.extend(before.and_then(|before| before.port));
             self.dirty.extend(self.by_tap.get(&name).cloned());
-        }
-        if self.reports == 0 {
-            self.dirty.extend(self.ports.keys().cloned());
         }
     }
 
@@ -133,8 +133,14 @@ impl Devices {
         self.dirty.insert(id.clone());
     }
 
-    /// What Neutron thought of the ports when `reports` had been made.
+    /// What Neutron thought of the ports when `reports` had been made. Of a port
+    /// that isn't named, nothing that concerns this host.
     pub(crate) fn set_statuses(&mut self, statuses: &BTreeMap<PortId, Status>, reports: u64) {
+        for (id, device) in &mut self.ports {
+            if !statuses.contains_key(id) {
+                device.status = None;
+            }
+        }
         for (id, status) in statuses {
             let Some(device) = self.ports.get_mut(id) else {
                 continue;
@@ -144,7 +150,7 @@ impl Devices {
             }
             let first = device.status.is_none();
             device.status = Some(*status);
-            if first && *status == Status::Active {
+            if first && *status == Status::Active && device.binding != BindingState::Incoming {
                 // Adopted: it was up before this agent was started.
                 let tap = self.taps.as_ref().and_then(|taps| taps.get(&device.tap));
                 device.told = tap.map(|tap| tap.index);
@@ -258,6 +264,13 @@ impl Devices {
         let taps = self.taps.iter().flatten();
         taps.filter(|(name, tap)| tap.port.is_none() && !self.by_tap.contains_key(*name))
             .map(|(name, tap)| (*name, tap.index))
+    }
+
+    /// Whether a port's machine may be here, as far as taps tell.
+    pub(crate) fn in_use(&self, id: &PortId) -> bool {
+        let Some(taps) = &self.taps else { return true };
+        let device = self.ports.get(id);
+        device.is_some_and(|device| taps.contains_key(&device.tap))
     }
 
     /// Ports that Neutron couldn't take.
@@ -412,6 +425,16 @@ mod tests {
         assert_eq!(rig.reported(), "+");
         rig.port("active", true);
         rig.status(Status::Down);
+        assert_eq!(rig.reported(), "+");
+        // The tap, the port with its status, the wiring: as they come at a boot.
+        let mut rig = Rig {
+            devices: Devices::default(),
+            now: Instant::now(),
+        };
+        rig.tap(Some((2, false)));
+        rig.port("incoming", true);
+        rig.status(Status::Active);
+        rig.tap(Some((2, true)));
         assert_eq!(rig.reported(), "+");
     }
 

@@ -3,13 +3,16 @@
 //! Order: what was known when a call was sent is older than its answer, whatever
 //! the clocks say. What came by another way since then is only replaced by what
 //! the server has read later.
+//!
+//! Many ports that end at once are held (`guard`), but not those whose taps have
+//! gone as well: their machines are gone, and somebody may want their addresses.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use l2isolate_model::{document::ObjectId, intent::Change};
+use l2isolate_model::{PortId, document::ObjectId, intent::Change};
 
 use super::wire::Reply;
 use crate::{Stamp, guard::Guard};
@@ -60,8 +63,15 @@ impl Ledger {
             .map(|(id, stamp)| (id, stamp.as_ref().map_or("", |stamp| &stamp.digest)))
     }
 
-    /// Takes an answer in; `named` is what the call named.
-    pub(crate) fn apply(&mut self, now: Instant, named: &Named, reply: &mut Reply) -> Changes {
+    /// Takes an answer in; `named` is what the call named, `in_use` says whether
+    /// a port's machine may still be here.
+    pub(crate) fn apply(
+        &mut self,
+        now: Instant,
+        named: &Named,
+        reply: &mut Reply,
+        in_use: impl Fn(&PortId) -> bool,
+    ) -> Changes {
         let mut told = Changes::default();
         for (id, change, stamp) in std::mem::take(&mut reply.objects) {
             self.guard.present(&id);
@@ -87,12 +97,20 @@ impl Ledger {
         }
         if !reply.more {
             let mut gone = Vec::new();
+            let mut unused = Vec::new();
             for (id, stamp) in named {
                 if !reply.gone.contains(id) {
                     self.guard.present(id);
                 } else if self.known.get(id) == Some(stamp) {
-                    gone.push(id.clone());
+                    match id {
+                        ObjectId::Port(port) if !in_use(port) => unused.push(id.clone()),
+                        _ => gone.push(id.clone()),
+                    }
                 }
+            }
+            for id in unused {
+                self.guard.present(&id);
+                self.remove(id, &mut told);
             }
             self.forget(now, gone, &mut told);
         }
@@ -108,10 +126,14 @@ impl Ledger {
 
     fn forget(&mut self, now: Instant, gone: Vec<ObjectId>, told: &mut Changes) {
         for id in self.guard.judge(now, self.ports, gone) {
-            if self.known.remove(&id).is_some() {
-                self.ports = self.ports.saturating_sub(usize::from(is_port(&id)));
-                told.changes.push((id, Change::Gone));
-            }
+            self.remove(id, told);
+        }
+    }
+
+    fn remove(&mut self, id: ObjectId, told: &mut Changes) {
+        if self.known.remove(&id).is_some() {
+            self.ports = self.ports.saturating_sub(usize::from(is_port(&id)));
+            told.changes.push((id, Change::Gone));
         }
     }
 }
@@ -170,7 +192,12 @@ mod tests {
         let mut ledger = ledger();
         let now = Instant::now();
         let named = ledger.named();
-        let told = ledger.apply(now, &named, &mut answer(1, &[(1, "a"), (2, "b")], &[]));
+        let told = ledger.apply(
+            now,
+            &named,
+            &mut answer(1, &[(1, "a"), (2, "b")], &[]),
+            |_| true,
+        );
         assert_eq!(
             ids(&told),
             [("port p1".to_owned(), true), ("port p2".to_owned(), true)]
@@ -180,7 +207,7 @@ mod tests {
         let digests: Vec<_> = Ledger::digests(&named).map(|(_, digest)| digest).collect();
         assert_eq!(digests, ["a", "b"]);
         // A clock that went back changes nothing: the answer is newer than the call.
-        let told = ledger.apply(now, &named, &mut answer(0, &[(1, "c")], &[2]));
+        let told = ledger.apply(now, &named, &mut answer(0, &[(1, "c")], &[2]), |_| true);
         assert_eq!(
             ids(&told),
             [("port p1".to_owned(), true), ("port p2".to_owned(), false)]
@@ -199,6 +226,7 @@ mod tests {
             now,
             &named,
             &mut answer(1, &[(1, "a"), (2, "a"), (3, "a")], &[]),
+            |_| true,
         );
         let named = ledger.named();
         let stamp = |second: u32| Stamp {
@@ -209,7 +237,7 @@ mod tests {
             ledger.known.insert(port(number), Some(stamp(second)));
         }
         let mut reply = answer(10, &[(1, "b"), (2, "b"), (4, "b")], &[3]);
-        let told = ledger.apply(now, &named, &mut reply);
+        let told = ledger.apply(now, &named, &mut reply, |_| true);
         assert_eq!(ids(&told), [("port p2".to_owned(), true)]);
         assert_eq!(ledger.known[&port(1)], Some(stamp(20)));
         assert!(ledger.known.contains_key(&port(3)));
@@ -221,15 +249,31 @@ mod tests {
         let mut ledger = ledger();
         let now = Instant::now();
         let named = ledger.named();
-        ledger.apply(now, &named, &mut answer(1, &[(1, "a")], &[]));
+        ledger.apply(now, &named, &mut answer(1, &[(1, "a")], &[]), |_| true);
         let named = ledger.named();
         let mut reply = Reply {
             more: true,
             gone: BTreeSet::from([port(1)]),
             ..answer(2, &[(2, "a")], &[])
         };
-        let told = ledger.apply(now, &named, &mut reply);
+        let told = ledger.apply(now, &named, &mut reply, |_| true);
         assert_eq!(ids(&told), [("port p2".to_owned(), true)]);
+        assert!(ledger.known.contains_key(&port(1)));
+    }
+
+    /// Machines that are deleted with their taps are no accident, be they all:
+    /// the next ones may have their addresses.
+    #[test]
+    fn what_has_no_tap_goes_at_once() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        let all: Vec<_> = (1..=6).map(|number| (number, "a")).collect();
+        let named = ledger.named();
+        ledger.apply(now, &named, &mut answer(1, &all, &[]), |_| true);
+        let named = ledger.named();
+        let mut reply = answer(2, &[], &[1, 2, 3, 4, 5, 6]);
+        let told = ledger.apply(now, &named, &mut reply, |id| id.as_str() == "p1");
+        assert_eq!(told.changes.len(), 5);
         assert!(ledger.known.contains_key(&port(1)));
     }
 
@@ -241,19 +285,19 @@ mod tests {
         let now = Instant::now();
         let all: Vec<_> = (1..=6).map(|number| (number, "a")).collect();
         let named = ledger.named();
-        ledger.apply(now, &named, &mut answer(1, &all, &[]));
+        ledger.apply(now, &named, &mut answer(1, &all, &[]), |_| true);
         let named = ledger.named();
-        let told = ledger.apply(now, &named, &mut answer(2, &[], &[1, 2, 3, 4, 5]));
+        let told = ledger.apply(now, &named, &mut answer(2, &[], &[1, 2, 3, 4, 5]), |_| true);
         assert_eq!(ids(&told), []);
         assert_eq!(ledger.guard.held().0, 5);
         // They are named again, and the server has them.
         let named = ledger.named();
         assert_eq!(named.len(), 6);
-        ledger.apply(now, &named, &mut answer(3, &[], &[]));
+        ledger.apply(now, &named, &mut answer(3, &[], &[]), |_| true);
         assert_eq!(ledger.guard.held().0, 0);
         // Or it stays like that: then they go after the grace.
         let named = ledger.named();
-        ledger.apply(now, &named, &mut answer(4, &[], &[1, 2, 3, 4, 5]));
+        ledger.apply(now, &named, &mut answer(4, &[], &[1, 2, 3, 4, 5]), |_| true);
         let told = ledger.settle(now + Duration::from_secs(301));
         assert_eq!(told.changes.len(), 5);
     }

@@ -85,6 +85,9 @@ pub(super) struct Worker {
     /// When to report that we live; none: a report is under way.
     pub(super) report_at: Option<Instant>,
     pub(super) reporting: bool,
+    /// No sync before this, unless the report that it waits for is answered
+    /// sooner: Neutron binds anew only for an agent that it knows as alive.
+    pub(super) report_first: Option<Instant>,
     pub(super) syncing: bool,
     pub(super) telling: bool,
     /// No report of ports before this.
@@ -152,6 +155,7 @@ impl Worker {
             connected: false,
             report_at: None,
             reporting: false,
+            report_first: None,
             syncing: false,
             telling: false,
             devices_at: None,
@@ -195,6 +199,7 @@ impl Worker {
         let now = Instant::now();
         match word {
             Word::Taps(news) => {
+                tracing::debug!(?news, "taps");
                 let gone = news.iter().any(|(_, state)| state.is_none());
                 self.devices.tell(news);
                 self.schedule.strays(now + SETTLE, self.devices.strays());
@@ -234,7 +239,8 @@ impl Worker {
                     if let Availability::Away { reason, .. } = &mut self.availability {
                         *reason = format!("connected to {host} again, not synced yet");
                     }
-                    self.schedule.want(now + spread + PATIENCE, Why::Connected);
+                    self.report_first = Some(now + spread + PATIENCE);
+                    self.schedule.want(now, Why::Connected);
                 }
             }
             Link::Connecting(Some(reason)) => {
@@ -272,8 +278,10 @@ impl Worker {
                 wire::report_state(&self.host, start, &configurations, Timestamp::now());
             self.call(&self.reports, "report_state", arguments, Done::Report);
         }
+        self.report_first = self.report_first.filter(|at| *at > now);
         if let Some((at, why)) = self.schedule.next()
             && !self.syncing
+            && self.report_first.is_none()
             && at <= now
         {
             tracing::debug!(?why, "asking Neutron for what differs");
@@ -348,11 +356,8 @@ impl Worker {
             return guard;
         }
         let report = self.report_at.filter(|_| !self.reporting);
-        let sync = self
-            .schedule
-            .next()
-            .map(|(at, _)| at)
-            .filter(|_| !self.syncing);
+        let sync = self.schedule.next().filter(|_| !self.syncing);
+        let sync = sync.map(|(at, _)| self.report_first.map_or(at, |first| first.max(at)));
         let devices = (!self.telling)
             .then(|| self.devices_at.or(self.devices.due_at()))
             .flatten();

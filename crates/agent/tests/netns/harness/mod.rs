@@ -15,6 +15,7 @@ mod guest;
 mod intent;
 mod kernel;
 mod metadata;
+mod neutron;
 mod random;
 
 use std::{
@@ -42,6 +43,7 @@ pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
 pub(crate) use kernel::{SETTINGS, array, expected, observed};
 pub(crate) use metadata::Proxy;
+pub(crate) use neutron::Neutron;
 pub(crate) use random::Random;
 
 /// What the hypervisor announces beside its guests.
@@ -84,10 +86,10 @@ impl Host {
 
     /// One that will have hundreds of taps.
     pub(crate) fn crowded() -> Self {
-        Self::within(room::whole(), "")
+        Self::crowded_with("")
     }
 
-    /// The same with further lines for the agent's `[l2isolate]`.
+    /// The same with further lines for the configuration.
     pub(crate) fn crowded_with(options: &str) -> Self {
         Self::within(room::whole(), options)
     }

@@ -21,7 +21,7 @@ const PROTOCOL: &str = "76";
 /// Behind every guest's route; zebra takes it as distance 200.
 pub(super) const FLOOR: u32 = 3_372_220_415;
 const TAP_MAC: &str = "02:4c:32:49:53:4f";
-/// Where guests find metadata, on every tap.
+/// Where guests find metadata, and get their leases from; on every tap.
 const METADATA: [(&str, u8); 2] = [("169.254.169.254", 32), ("fe80::a9fe:a9fe", 128)];
 
 /// Settings of a tap in use.
@@ -50,8 +50,6 @@ pub(super) fn expected<'a>(node: &Node, vms: impl IntoIterator<Item = &'a Vm>) -
         let (tap, mac) = (&vm.tap, &vm.mac);
         lines.insert(format!("link {tap} up mtu 1500 mac {TAP_MAC}"));
         lines.insert(format!("address {GATEWAY4}/32 dev {tap}"));
-        // From where guests get their leases.
-        lines.insert(format!("address 169.254.169.254/32 dev {tap}"));
         lines.insert(format!("address {GATEWAY6}/64 dev {tap}"));
         for (address, length) in METADATA {
             lines.insert(format!("address {address}/{length} dev {tap}"));

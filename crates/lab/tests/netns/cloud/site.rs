@@ -1,0 +1,314 @@
+//! A fabric, a Neutron, agents; and what Nova does on hypervisors.
+
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use l2isolate_lab::{
+    agent::{self, find},
+    fabric::{GATEWAY4, Node},
+    lab::{Guard, Plan, unique_name},
+    netns,
+    neutron::{Options, Release, Rig},
+    room::{self, Room},
+    topology::{Mix, Role, Shape, Topology},
+};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::nova::Nova;
+
+/// How long anything may take before it counts as never.
+const LIMIT: Duration = Duration::from_secs(90);
+/// So that nothing has to wait for the next sync for long.
+const OPTIONS: &str = "sync_interval = 2\nreport_interval = 2\n";
+
+pub(super) struct Cloud {
+    pub(super) nova: Nova,
+    pub(super) rig: Rig,
+    lab: Guard,
+    binary: PathBuf,
+    network: String,
+    subnet: String,
+    /// Given back last, when the namespaces have gone.
+    _room: Room,
+}
+
+/// A guest: its port, its namespace, where its tap is.
+pub(super) struct Guest {
+    pub(super) id: String,
+    host: String,
+    mac: String,
+    address: String,
+    namespace: String,
+}
+
+impl Guest {
+    fn tap(&self) -> String {
+        format!("tap{}", &self.id[..11])
+    }
+}
+
+/// The far end of a destination's tap, in the guest's namespace.
+pub(super) struct Arriving {
+    host: String,
+}
+
+impl Cloud {
+    pub(super) fn up(release: Release) -> Self {
+        let room = room::shared();
+        let shape = Shape {
+            spines: 1,
+            racks: 2,
+            tors: 2,
+            hypervisors: 1,
+            vms: 0,
+        };
+        let lab = Guard::up(Plan {
+            name: unique_name("cloud"),
+            topology: Topology::regular(shape, Mix::Mixed),
+            agent: None,
+            owned: true,
+        })
+        .unwrap();
+        let rig = Rig::up(&lab, Options::new(release).unwrap()).unwrap();
+        let mut cloud = Self {
+            nova: Nova::start(&rig),
+            rig,
+            lab,
+            binary: find().unwrap(),
+            network: String::new(),
+            subnet: String::new(),
+            _room: room,
+        };
+        for node in cloud.nodes() {
+            let files = cloud.lab.agent_files(&node.name);
+            std::fs::create_dir_all(files.config().parent().unwrap()).unwrap();
+            let url = cloud.rig.transport_url();
+            agent::configure_for_neutron(node, &files, &url, OPTIONS).unwrap();
+            cloud.start_agent(&node.name);
+        }
+        for host in cloud.hypervisors() {
+            cloud.until("the agent is alive", || cloud.agent(&host)["alive"] == true);
+        }
+        let network = cloud.ask("POST", "networks", Some(json!({"network": {"name": "n"}})));
+        network["network"]["id"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut cloud.network);
+        let subnet = json!({"subnet": {
+            "network_id": cloud.network, "ip_version": 4, "cidr": "10.252.0.0/16",
+            "gateway_ip": GATEWAY4,
+        }});
+        let subnet = cloud.ask("POST", "subnets", Some(subnet));
+        subnet["subnet"]["id"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut cloud.subnet);
+        cloud
+    }
+
+    /// Takes everything down, in order.
+    pub(super) fn down(self) {
+        let Self {
+            nova,
+            rig,
+            lab,
+            _room: room,
+            ..
+        } = self;
+        drop(nova);
+        rig.down().unwrap();
+        lab.down().unwrap();
+        drop(room);
+    }
+
+    fn nodes(&self) -> Vec<&Node> {
+        self.lab.fabric().role(Role::Hypervisor).collect()
+    }
+
+    /// Names of the two, in different racks.
+    pub(super) fn hypervisors(&self) -> [String; 2] {
+        let names: Vec<String> = self.nodes().iter().map(|node| node.name.clone()).collect();
+        names.try_into().unwrap()
+    }
+
+    pub(super) fn start_agent(&self, host: &str) {
+        let namespace = self.lab.namespace(host);
+        agent::start(&self.binary, &namespace, &self.lab.agent_files(host), &[]).unwrap();
+    }
+
+    pub(super) fn kill_agent(&self, host: &str) {
+        let running = self.lab.processes(host).unwrap();
+        let process = agent::process_of(&running).unwrap();
+        process.signal(Signal::SIGKILL);
+        assert!(l2isolate_lab::process::wait_gone(&[process], LIMIT));
+    }
+
+    /// What an agent says of itself; null while it doesn't answer.
+    pub(super) fn agent_status(&self, host: &str) -> Value {
+        agent::status(&self.binary, &self.lab.agent_files(host)).unwrap_or_default()
+    }
+
+    /// Ids of the ports that an agent knows.
+    pub(super) fn ports_of(&self, host: &str) -> Vec<String> {
+        let output = std::process::Command::new(&self.binary)
+            .args(["ports", "--json", "--socket"])
+            .arg(self.lab.agent_files(host).socket())
+            .output()
+            .unwrap();
+        let ports: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let ports = ports.as_array().into_iter().flatten();
+        ports
+            .map(|port| port["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Asks Neutron's API.
+    pub(super) fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let answer = self.rig.ask(method, path, body.as_ref()).unwrap();
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+        answer.body
+    }
+
+    /// The agent on a host, as Neutron shows it; null if there is none.
+    pub(super) fn agent(&self, host: &str) -> Value {
+        let agents = self.ask("GET", &format!("agents?host={host}"), None);
+        agents["agents"][0].clone()
+    }
+
+    /// A group whose members may be pinged.
+    pub(super) fn group(&self, name: &str) -> String {
+        let body = json!({"security_group": {"name": name}});
+        let group = self.ask("POST", "security-groups", Some(body));
+        let id = group["security_group"]["id"].as_str().unwrap().to_owned();
+        self.allow_ping(&id);
+        id
+    }
+
+    pub(super) fn allow_ping(&self, group: &str) {
+        let rule = json!({"security_group_rule": {
+            "security_group_id": group, "direction": "ingress", "protocol": "icmp",
+            "ethertype": "IPv4",
+        }});
+        self.ask("POST", "security-group-rules", Some(rule));
+    }
+
+    /// A port as Nova makes it for a host.
+    pub(super) fn create_port(&self, host: &str, groups: &[&str]) -> Value {
+        let body = json!({"port": {
+            "network_id": self.network, "binding:host_id": host, "device_owner": "compute:nova",
+            "device_id": "0b6e0000-0000-4000-8000-000000000001", "security_groups": groups,
+        }});
+        let port = self.ask("POST", "ports", Some(body))["port"].take();
+        assert_eq!(port["binding:vif_type"], "tap", "{port}");
+        port
+    }
+
+    /// The tap of a port, and the guest at its end.
+    pub(super) fn plug(&self, port: Value, host: &str) -> Guest {
+        let id = port["id"].as_str().unwrap().to_owned();
+        let guest = Guest {
+            namespace: self.lab.namespace(&format!("g{}", &id[..8])),
+            host: host.to_owned(),
+            mac: port["mac_address"].as_str().unwrap().to_owned(),
+            address: port["fixed_ips"][0]["ip_address"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+            id,
+        };
+        netns::create(std::slice::from_ref(&guest.namespace)).unwrap();
+        self.tap(&guest, host, "eth0");
+        self.configure(&guest);
+        guest
+    }
+
+    pub(super) fn boot(&self, host: &str, groups: &[&str]) -> Guest {
+        self.plug(self.create_port(host, groups), host)
+    }
+
+    fn tap(&self, guest: &Guest, host: &str, far: &str) {
+        let (tap, namespace) = (guest.tap(), &guest.namespace);
+        let veth = format!("link add {tap} type veth peer name {far} netns {namespace}\n");
+        netns::batch(Some(&self.lab.namespace(host)), &veth).unwrap();
+    }
+
+    fn configure(&self, guest: &Guest) {
+        let (mac, address) = (&guest.mac, &guest.address);
+        let lines = format!(
+            "link set lo up\nlink set eth0 address {mac}\nlink set eth0 up\n\
+             address add {address}/16 dev eth0\nroute add default via {GATEWAY4}\n"
+        );
+        netns::batch(Some(&guest.namespace), &lines).unwrap();
+    }
+
+    /// Nova's `pre_live_migration` at the destination: the tap is there, the
+    /// guest's end is closed.
+    pub(super) fn plug_destination(&self, guest: &Guest, host: &str) -> Arriving {
+        self.tap(guest, host, "eth1");
+        Arriving {
+            host: host.to_owned(),
+        }
+    }
+
+    /// The guest goes on at its destination, and its source's tap goes.
+    pub(super) fn switch(&self, guest: Guest, arriving: Arriving) -> Guest {
+        self.unplug(&guest);
+        netns::batch(Some(&guest.namespace), "link set eth1 name eth0\n").unwrap();
+        let guest = Guest {
+            host: arriving.host,
+            ..guest
+        };
+        self.configure(&guest);
+        guest
+    }
+
+    /// Nova's unplug.
+    pub(super) fn unplug(&self, guest: &Guest) {
+        let line = format!("link del {}\n", guest.tap());
+        netns::batch(Some(&self.lab.namespace(&guest.host)), &line).unwrap();
+    }
+
+    pub(super) fn status_of(&self, guest: &Guest) -> String {
+        let port = self.ask("GET", &format!("ports/{}", guest.id), None);
+        port["port"]["status"].as_str().unwrap().to_owned()
+    }
+
+    pub(super) fn pings(&self, from: &Guest, to: &Guest) -> bool {
+        self.ping(from, &to.address)
+    }
+
+    pub(super) fn pings_gateway(&self, from: &Guest) -> bool {
+        self.ping(from, &GATEWAY4.to_string())
+    }
+
+    fn ping(&self, from: &Guest, address: &str) -> bool {
+        let status = netns::command(&from.namespace, "ping")
+            .args(["-n", "-q", "-c", "1", "-W", "1", address])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.unwrap().success()
+    }
+
+    /// Waits for something.
+    pub(super) fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !condition() {
+            if Instant::now() >= end {
+                for host in self.hypervisors() {
+                    let log = self.lab.agent_files(&host).log();
+                    let log = std::fs::read_to_string(log).unwrap_or_default();
+                    let lines: Vec<&str> = log.lines().collect();
+                    let tail = &lines[lines.len().saturating_sub(25)..];
+                    eprintln!("{host}: {}\n{}", self.agent_status(&host), tail.join("\n"));
+                }
+                panic!("in vain: {what}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
