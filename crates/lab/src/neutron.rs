@@ -323,6 +323,14 @@ impl Rig {
         })?
     }
 
+    /// What the servers logged as errors, the last of it: for whoever has to
+    /// find out why a test failed.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        let of = |server: &Server<'_>| format!("{}:\n{}\n", server.name(), server.errors());
+        self.servers().iter().map(of).collect()
+    }
+
     /// Runs SQL in Neutron's database, and returns what it prints.
     ///
     /// # Errors

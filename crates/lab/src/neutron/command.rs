@@ -66,6 +66,9 @@ impl Neutron {
                 })?;
                 let code = Rig::up(&lab, options).and_then(|rig| {
                     let code = execute(&rig, &command);
+                    if !matches!(code, Ok(ExitCode::SUCCESS)) {
+                        lab::progress(&format!("errors in Neutron's logs:\n{}", rig.errors()));
+                    }
                     rig.down().and(code)
                 });
                 lab.down()?;

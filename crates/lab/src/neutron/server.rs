@@ -17,6 +17,8 @@ use crate::{
 
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(15);
+/// How many lines of errors are shown.
+const ERRORS: usize = 200;
 
 /// Asks RabbitMQ whether the servers consume, as a client would.
 const WAIT_FOR_RPC: &str = include_str!("wait_for_rpc.py");
@@ -126,6 +128,14 @@ impl<'a> Server<'a> {
             return Ok(());
         }
         Err(Error::Program(format!("{} can't be killed", self.name)))
+    }
+
+    /// The last lines of its log that are errors, tracebacks included.
+    pub(super) fn errors(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|l| l.contains(" ERROR ")).collect();
+        let from = lines.len().saturating_sub(ERRORS);
+        lines.get(from..).unwrap_or_default().join("\n")
     }
 
     fn log(&self) -> PathBuf {
