@@ -16,6 +16,7 @@ from neutron_lib.plugins import directory
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 from oslo_log import log
+from sqlalchemy import orm
 
 from networking_l2isolate import address_plan
 from networking_l2isolate import config
@@ -50,6 +51,10 @@ class L2IsolateMechanismDriver(mech_agent.SimpleAgentMechanismDriverBase):
 
     def initialize(self):
         super().initialize()
+        # Neutron reads Port.port_forwardings, which is there only once the
+        # mappers are configured: a worker whose first request is to show a port
+        # answers 500 otherwise. Workers are forked after this.
+        orm.configure_mappers()
         # The directory holds a weak reference only.
         self.agent_rpc = rpc.AgentRpc()
         directory.add_plugin(RPC_ALIAS, self.agent_rpc)

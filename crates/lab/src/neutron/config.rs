@@ -14,16 +14,11 @@ const POLICY: &str = r#""create_port_binding": "@"
 "#;
 
 /// Neutron reads the command line itself; gunicorn's is none of its business.
-/// Release 29 answers 500 as long as all that a worker was ever asked is to show
-/// a port: that alone doesn't make SQLAlchemy complete its classes.
 const WSGI: &str = "import sys
 
 sys.argv = ['neutron-api']
 
 from neutron.wsgi.api import application  # noqa: E402, F401
-from sqlalchemy import orm  # noqa: E402
-
-orm.configure_mappers()
 ";
 
 /// Names of the files that the servers are given.

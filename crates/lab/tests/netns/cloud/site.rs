@@ -169,7 +169,11 @@ impl Cloud {
     /// Asks Neutron's API.
     pub(super) fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let answer = self.rig.ask(method, path, body.as_ref()).unwrap();
-        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+        assert!(
+            answer.status < 300,
+            "{method} {path}: {answer:?}\n{}",
+            self.rig.errors()
+        );
         answer.body
     }
 
