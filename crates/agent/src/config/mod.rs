@@ -4,10 +4,8 @@
 //! `[l2isolate]` every key must be known. What is wrong is named with file and
 //! line, all of it at once.
 
-mod ini;
 mod metadata;
 mod options;
-mod substitute;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -20,7 +18,7 @@ use std::{
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use ini::{Ini, Place};
+use l2isolate_ini::{Ini, Place, Wrong, substitute};
 use l2isolate_model::filter::Limit;
 use l2isolate_oslo::OptionError;
 use l2isolate_plan::{
@@ -86,6 +84,17 @@ impl Problem {
             option: None,
             value: None,
             reason: "the table of options is wrong".to_owned(),
+        }
+    }
+}
+
+impl From<Wrong> for Problem {
+    fn from(Wrong { place, reason }: Wrong) -> Self {
+        Self {
+            place: Some(place),
+            option: None,
+            value: None,
+            reason,
         }
     }
 }
@@ -168,7 +177,7 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Loaded, Error> {
             path: path.clone(),
             cause,
         })?;
-        problems.extend(ini.read(&text, path));
+        problems.extend(ini.read(&text, path).into_iter().map(Problem::from));
     }
     Ok(typed(&ini, problems)?)
 }
@@ -202,7 +211,7 @@ fn messaging(ini: &Ini, config: &Config) -> Result<l2isolate_oslo::Options, Prob
     let option = |name: &str| {
         let value = ini.get(group, name)?;
         let lookup = |group: &str, key: &str| text_of(ini, group, key);
-        match substitute::substitute(group, &value.text, &lookup) {
+        match substitute(group, &value.text, &lookup) {
             Ok(text) => Some(text),
             Err(reason) => {
                 *wrong.borrow_mut() = Some(Problem {
@@ -334,7 +343,7 @@ impl Reader for Lookup<'_> {
             Ok(value)
         };
         if let Some(value) = self.ini.get(spec.group, spec.name) {
-            let text = substitute::substitute(spec.group, &value.text, &|group, key| {
+            let text = substitute(spec.group, &value.text, &|group, key| {
                 text_of(self.ini, group, key)
             });
             // What is wrong with a reference quotes the value.

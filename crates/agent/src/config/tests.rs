@@ -11,7 +11,7 @@ use super::{
 fn load(text: &str) -> Loaded {
     let mut ini = Ini::default();
     let problems = ini.read(text, Path::new("l2isolate.conf"));
-    typed(&ini, problems).unwrap()
+    typed(&ini, problems.into_iter().map(Into::into).collect()).unwrap()
 }
 
 fn problems(text: &str) -> Vec<String> {

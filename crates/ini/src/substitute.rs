@@ -3,18 +3,22 @@
 
 /// How deep references may refer.
 const DEPTH: usize = 16;
+/// How many references one value may come to; values that name others several
+/// times would else double and double again.
+const REFERENCES: usize = 1000;
 
 /// Puts the values of references in. `lookup` gives the text of an option,
 /// with the group of which it is, or `None` if there is no such option.
 ///
 /// # Errors
-/// Words for an operator: which reference leads nowhere, or in a circle.
-pub(super) fn substitute(
+/// Words for an operator: which reference leads nowhere, or in a circle, or
+/// that they are too many.
+pub fn substitute(
     group: &str,
     text: &str,
     lookup: &dyn Fn(&str, &str) -> Option<String>,
 ) -> Result<String, String> {
-    expand(group, text, lookup, DEPTH)
+    expand(group, text, lookup, DEPTH, &mut 0)
 }
 
 fn expand(
@@ -22,6 +26,7 @@ fn expand(
     text: &str,
     lookup: &dyn Fn(&str, &str) -> Option<String>,
     depth: usize,
+    references: &mut usize,
 ) -> Result<String, String> {
     if depth == 0 {
         return Err("refers to itself, or through too many others".to_owned());
@@ -37,7 +42,11 @@ fn expand(
         } else if let Some((name, after)) = reference(after) {
             let (group, text) = find(group, name, lookup)
                 .ok_or_else(|| format!("refers to ${name}, which is no option; write $$ for $"))?;
-            out.push_str(&expand(&group, &text, lookup, depth - 1)?);
+            *references += 1;
+            if *references > REFERENCES {
+                return Err(format!("comes to more than {REFERENCES} references"));
+            }
+            out.push_str(&expand(&group, &text, lookup, depth - 1, references)?);
             rest = after;
         } else {
             // A sign that refers to nothing stands for itself.
@@ -79,5 +88,33 @@ fn find(
     match lookup(group, key) {
         Some(text) => Some((group.to_owned(), text)),
         None => Some(("DEFAULT".to_owned(), lookup("DEFAULT", name)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that each name the next one eight times: a file of a few lines must
+    /// not take for ever.
+    #[test]
+    fn doubling_ends() {
+        let lookup = |_: &str, key: &str| {
+            let number: u32 = key.strip_prefix('k')?.parse().ok()?;
+            Some(match number {
+                12.. => String::new(),
+                _ => format!("$k{}", number + 1).repeat(8),
+            })
+        };
+        let answer = substitute("a", "$k0", &lookup);
+        assert!(answer.is_err_and(|reason| reason.contains("more than")));
+        assert_eq!(substitute("a", "$k11$$", &lookup), Ok("$".to_owned()));
+    }
+
+    /// A circle is an error, not the end of the stack.
+    #[test]
+    fn circles_end() {
+        let answer = substitute("a", "$b", &|_, _| Some("${b}".to_owned()));
+        assert!(answer.is_err_and(|reason| reason.contains("refers to itself")));
     }
 }
