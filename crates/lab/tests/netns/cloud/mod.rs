@@ -6,11 +6,12 @@
 //! `scripts/packages`.
 
 mod nova;
+mod services;
 mod site;
 
 use l2isolate_lab::neutron::Release;
 use serde_json::json;
-use site::{Cloud, Guest};
+use site::{Cloud, Guest, INSTANCE};
 
 /// Debian 12's own.
 #[test]
@@ -41,6 +42,8 @@ fn story(release: Release) {
     });
 
     a_change_of_a_group(&cloud, &group, &one, &two);
+    a_change_of_a_subnet(&cloud, &one);
+    metadata(&cloud, &hv1, &one);
     what_operators_see(&cloud, &hv1);
     a_restart_of_the_agent(&cloud, &hv1, &one, &two);
     let one = a_migration(&cloud, one, [&hv1, &hv2], &two);
@@ -58,12 +61,40 @@ fn a_change_of_a_group(cloud: &Cloud, group: &str, one: &Guest, two: &Guest) {
         None,
     );
     let rules = rules["security_group_rules"].as_array().unwrap().clone();
-    let ingress = rules.iter().find(|rule| rule["direction"] == "ingress");
-    let id = ingress.unwrap()["id"].as_str().unwrap();
-    cloud.ask("DELETE", &format!("security-group-rules/{id}"), None);
-    cloud.until("the ping is refused", || !cloud.pings(one, two));
+    for rule in rules.iter().filter(|rule| rule["direction"] == "ingress") {
+        let id = rule["id"].as_str().unwrap();
+        cloud.ask("DELETE", &format!("security-group-rules/{id}"), None);
+    }
+    cloud.until("pings are refused", || cloud.refuses(one, two));
     cloud.allow_ping(group);
     cloud.until("the ping passes", || cloud.pings(one, two));
+}
+
+/// A guest is leased its address, and told of the subnet's name servers as they
+/// are now.
+fn a_change_of_a_subnet(cloud: &Cloud, guest: &Guest) {
+    let told = |servers: &[&str]| {
+        let lease = services::lease(guest);
+        lease.is_some_and(|lease| {
+            let all: Vec<String> = lease.addresses(6).iter().map(ToString::to_string).collect();
+            lease.address.to_string() == guest.addresses[0] && all == servers
+        })
+    };
+    cloud.until("the lease is right", || told(&["192.0.2.53"]));
+    let servers = ["192.0.2.54", "192.0.2.53"];
+    let body = json!({"subnet": {"dns_nameservers": servers}});
+    cloud.ask("PUT", &format!("subnets/{}", cloud.subnet), Some(body));
+    cloud.until("the guest is told of the change", || told(&servers));
+}
+
+/// Nova is asked in the name of the guest's instance.
+fn metadata(cloud: &Cloud, host: &str, guest: &Guest) {
+    let _served = services::Metadata::start(cloud, host);
+    cloud.until("Nova answers the guest", || {
+        let asked = services::metadata(guest);
+        asked["headers"]["x-instance-id"] == INSTANCE
+            && asked["headers"]["x-forwarded-for"] == guest.addresses[0]
+    });
 }
 
 /// `openstack network agent show`.

@@ -1,14 +1,14 @@
 //! A fabric, a Neutron, agents; and what Nova does on hypervisors.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use l2isolate_lab::{
     agent::{self, find},
-    fabric::{GATEWAY4, Node},
+    fabric::{GATEWAY4, GATEWAY6, Node, VM_PREFIX6},
     lab::{Guard, Plan, unique_name},
     netns,
     neutron::{Options, Release, Rig},
@@ -23,7 +23,10 @@ use super::nova::Nova;
 /// How long anything may take before it counts as never.
 const LIMIT: Duration = Duration::from_secs(90);
 /// So that nothing has to wait for the next sync for long.
-const OPTIONS: &str = "sync_interval = 2\nreport_interval = 2\n";
+const OPTIONS: &str = "sync_interval = 2\nreport_interval = 2\nmetadata_user = nobody\n";
+
+/// Whose ports they all are.
+pub(super) const INSTANCE: &str = "0b6e0000-0000-4000-8000-000000000001";
 
 pub(super) struct Cloud {
     pub(super) nova: Nova,
@@ -31,7 +34,8 @@ pub(super) struct Cloud {
     lab: Guard,
     binary: PathBuf,
     network: String,
-    subnet: String,
+    /// The IPv4 one.
+    pub(super) subnet: String,
     /// Given back last, when the namespaces have gone.
     _room: Room,
 }
@@ -40,9 +44,10 @@ pub(super) struct Cloud {
 pub(super) struct Guest {
     pub(super) id: String,
     host: String,
-    mac: String,
-    address: String,
-    namespace: String,
+    pub(super) mac: String,
+    /// One of each family.
+    pub(super) addresses: [String; 2],
+    pub(super) namespace: String,
 }
 
 impl Guest {
@@ -100,8 +105,14 @@ impl Cloud {
             .clone_into(&mut cloud.network);
         let subnet = json!({"subnet": {
             "network_id": cloud.network, "ip_version": 4, "cidr": "10.252.0.0/16",
-            "gateway_ip": GATEWAY4,
+            "gateway_ip": GATEWAY4, "dns_nameservers": ["192.0.2.53"],
         }});
+        let six = json!({"subnet": {
+            "network_id": cloud.network, "ip_version": 6, "cidr": format!("{}/{}", VM_PREFIX6.0, VM_PREFIX6.1),
+            "gateway_ip": GATEWAY6, "ipv6_ra_mode": "dhcpv6-stateful",
+            "ipv6_address_mode": "dhcpv6-stateful",
+        }});
+        cloud.ask("POST", "subnets", Some(six));
         let subnet = cloud.ask("POST", "subnets", Some(subnet));
         subnet["subnet"]["id"]
             .as_str()
@@ -138,6 +149,19 @@ impl Cloud {
     pub(super) fn start_agent(&self, host: &str) {
         let namespace = self.lab.namespace(host);
         agent::start(&self.binary, &namespace, &self.lab.agent_files(host), &[]).unwrap();
+    }
+
+    pub(super) fn namespace(&self, host: &str) -> String {
+        self.lab.namespace(host)
+    }
+
+    pub(super) fn agent_config(&self, host: &str) -> PathBuf {
+        self.lab.agent_files(host).config()
+    }
+
+    /// The program that is agent and metadata proxy.
+    pub(super) fn program(&self) -> &Path {
+        &self.binary
     }
 
     pub(super) fn kill_agent(&self, host: &str) {
@@ -193,18 +217,20 @@ impl Cloud {
     }
 
     pub(super) fn allow_ping(&self, group: &str) {
-        let rule = json!({"security_group_rule": {
-            "security_group_id": group, "direction": "ingress", "protocol": "icmp",
-            "ethertype": "IPv4",
-        }});
-        self.ask("POST", "security-group-rules", Some(rule));
+        for (protocol, family) in [("icmp", "IPv4"), ("ipv6-icmp", "IPv6")] {
+            let rule = json!({"security_group_rule": {
+                "security_group_id": group, "direction": "ingress", "protocol": protocol,
+                "ethertype": family,
+            }});
+            self.ask("POST", "security-group-rules", Some(rule));
+        }
     }
 
     /// A port as Nova makes it for a host.
     pub(super) fn create_port(&self, host: &str, groups: &[&str]) -> Value {
         let body = json!({"port": {
             "network_id": self.network, "binding:host_id": host, "device_owner": "compute:nova",
-            "device_id": "0b6e0000-0000-4000-8000-000000000001", "security_groups": groups,
+            "device_id": INSTANCE, "security_groups": groups,
         }});
         let port = self.ask("POST", "ports", Some(body))["port"].take();
         assert_eq!(port["binding:vif_type"], "tap", "{port}");
@@ -218,10 +244,7 @@ impl Cloud {
             namespace: self.lab.namespace(&format!("g{}", &id[..8])),
             host: host.to_owned(),
             mac: port["mac_address"].as_str().unwrap().to_owned(),
-            address: port["fixed_ips"][0]["ip_address"]
-                .as_str()
-                .unwrap()
-                .to_owned(),
+            addresses: [false, true].map(|six| address(&port, six)),
             id,
         };
         netns::create(std::slice::from_ref(&guest.namespace)).unwrap();
@@ -241,10 +264,12 @@ impl Cloud {
     }
 
     fn configure(&self, guest: &Guest) {
-        let (mac, address) = (&guest.mac, &guest.address);
+        let (mac, [four, six]) = (&guest.mac, &guest.addresses);
         let lines = format!(
             "link set lo up\nlink set eth0 address {mac}\nlink set eth0 up\n\
-             address add {address}/16 dev eth0\nroute add default via {GATEWAY4}\n"
+             address add {four}/16 dev eth0\nroute add default via {GATEWAY4}\n\
+             address add {six}/128 dev eth0 nodad\n\
+             route add default via {GATEWAY6} dev eth0\n"
         );
         netns::batch(Some(&guest.namespace), &lines).unwrap();
     }
@@ -281,8 +306,14 @@ impl Cloud {
         port["port"]["status"].as_str().unwrap().to_owned()
     }
 
+    /// By both families.
     pub(super) fn pings(&self, from: &Guest, to: &Guest) -> bool {
-        self.ping(from, &to.address)
+        to.addresses.iter().all(|address| self.ping(from, address))
+    }
+
+    /// A ping is answered by neither family.
+    pub(super) fn refuses(&self, from: &Guest, to: &Guest) -> bool {
+        to.addresses.iter().all(|address| !self.ping(from, address))
     }
 
     pub(super) fn pings_gateway(&self, from: &Guest) -> bool {
@@ -315,4 +346,11 @@ impl Cloud {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// A port's address of one family.
+fn address(port: &Value, six: bool) -> String {
+    let all = port["fixed_ips"].as_array().unwrap().iter();
+    let mut all = all.map(|ip| ip["ip_address"].as_str().unwrap());
+    all.find(|ip| ip.contains(':') == six).unwrap().to_owned()
 }

@@ -1,0 +1,76 @@
+//! What guests are told by the host they are on: addresses and name servers by
+//! DHCP, the rest by metadata.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use l2isolate_lab::{dhcp, netns, nova};
+use serde_json::Value;
+
+use super::site::{Cloud, Guest};
+
+const SECRET: &str = "between Nova and hosts";
+
+/// Nova's metadata API, and the proxy of one hypervisor; ends with its value.
+pub(super) struct Metadata {
+    proxy: std::process::Child,
+    _nova: nova::Nova,
+}
+
+impl Metadata {
+    /// Starts both on a hypervisor.
+    pub(super) fn start(cloud: &Cloud, host: &str) -> Self {
+        let namespace = cloud.namespace(host);
+        let options = nova::Options {
+            secret: SECRET.to_owned(),
+            ..nova::Options::default()
+        };
+        let nova = nova::Nova::start(&namespace, "127.0.0.1:0".parse().unwrap(), options).unwrap();
+        let config: PathBuf = cloud.agent_config(host).with_file_name("metadata.ini");
+        let text = format!(
+            "[DEFAULT]\nnova_metadata_host = {}\nmetadata_proxy_shared_secret = {SECRET}\n\
+             [l2isolate]\nmetadata_source = nova\n",
+            nova.address
+        );
+        std::fs::write(&config, text).unwrap();
+        let proxy = netns::command(&namespace, cloud.program())
+            .args(["metadata", "--config-file"])
+            .arg(cloud.agent_config(host))
+            .arg("--config-file")
+            .arg(config)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { proxy, _nova: nova }
+    }
+}
+
+impl Drop for Metadata {
+    fn drop(&mut self) {
+        // It fails only if it has ended by itself.
+        let _ = self.proxy.kill();
+        let _ = self.proxy.wait();
+    }
+}
+
+/// What Nova is asked when a guest asks for its metadata; null while nobody
+/// answers.
+pub(super) fn metadata(guest: &Guest) -> Value {
+    let output = netns::command(&guest.namespace, "curl")
+        .args(["--silent", "--fail", "--max-time", "5"])
+        .arg("http://169.254.169.254/openstack/latest/meta_data.json")
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// The lease that a guest gets, if it gets one.
+pub(super) fn lease(guest: &Guest) -> Option<dhcp::Answer> {
+    let octets: Vec<u8> = guest
+        .mac
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect();
+    let mac = octets.try_into().unwrap();
+    let mut client = dhcp::Client::open(&guest.namespace, "eth0", mac).unwrap();
+    client.lease(Duration::from_millis(500), Duration::from_secs(5))
+}
