@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    topology::{Flavour, Role, Topology},
+    topology::{Flavour, Options, Role, Topology},
 };
 
 /// Prefix from which VMs take their IPv4 addresses; guests see it as on-link.
@@ -46,6 +46,9 @@ const ASN_HYPERVISORS: u32 = 4_200_200_000;
 /// Everything that the lab builds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fabric {
+    /// What all of it does.
+    #[serde(default)]
+    pub options: Options,
     /// Routers: spines, ToRs, hypervisors.
     pub nodes: Vec<Node>,
     /// Links between routers.
@@ -82,6 +85,8 @@ pub struct Interface {
     pub peer_role: Role,
     /// Link-local address of the far end.
     pub peer_address: Ipv6Addr,
+    /// Link-local address of this end.
+    pub own_address: Ipv6Addr,
 }
 
 /// A link between two routers.
@@ -241,7 +246,12 @@ impl Fabric {
                 ],
             });
         }
-        Self { nodes, links, vms }
+        Self {
+            options: topology.options.clone(),
+            nodes,
+            links,
+            vms,
+        }
     }
 
     /// The router of that name.
@@ -339,6 +349,7 @@ fn connect(nodes: &mut [Node], ends: [&String; 2], macs: [[u8; 6]; 2]) {
             peer: ends[1].clone(),
             peer_role,
             peer_address: link_local(macs[1]),
+            own_address: link_local(macs[0]),
         });
     }
 }

@@ -5,17 +5,19 @@
 //! longer than itself (a demo, a test) is held by a [`Guard`].
 
 mod end;
+mod power;
 mod status;
 mod wait;
 
 use std::{
     io::Write as _,
     path::PathBuf,
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::{Duration, Instant},
 };
 
 pub use end::{Guard, down, down_dead, unique_name};
+pub use power::Power;
 pub use status::{AgentStatus, NodeStatus};
 
 use crate::{
@@ -85,7 +87,7 @@ impl Lab {
         let directory = Directory::of(&plan.name)?;
         let fabric = Fabric::new(&plan.topology);
         for node in &fabric.nodes {
-            daemon::check_installed(node.flavour)?;
+            daemon::check_installed(node.flavour, &fabric.options)?;
         }
         let mut lab = Self {
             names: Names::of(&plan.name),
@@ -166,8 +168,9 @@ impl Lab {
     fn start_daemons(&self, node: &Node) -> Result<()> {
         let directory = self.directory.node(&node.name);
         std::fs::create_dir(&directory).map_err(Error::file(&directory))?;
-        daemon::configure(node, &directory)?;
-        daemon::start(node, &self.namespace(&node.name), &directory, &[])
+        let options = &self.fabric().options;
+        daemon::configure(options, node, &directory)?;
+        daemon::start(options, node, &self.namespace(&node.name), &directory, &[])
     }
 
     /// A lab that is up already.
@@ -244,10 +247,22 @@ impl Lab {
         let (program, arguments) = command
             .split_first()
             .ok_or_else(|| Error::Program("exec: no command given".to_owned()))?;
-        netns::command(&self.namespace(node), program)
+        self.command(node, program)
             .args(arguments)
             .status()
             .map_err(Error::io(format!("running {program} in {node}")))
+    }
+
+    /// A command in a node or VM. In a router, `vtysh` and `birdc` are found
+    /// first that speak with the router's own daemons, FRR_CONF is the file of
+    /// bgpd's configuration and BIRD_DRAIN the one that a BIRD switch's
+    /// configuration includes.
+    pub fn command(&self, node: &str, program: &str) -> Command {
+        let mut command = netns::command(&self.namespace(node), program);
+        if self.fabric().node(node).is_ok() {
+            command.envs(daemon::environment(&self.directory.node(node)));
+        }
+        command
     }
 
     fn check_known(&self, name: &str) -> Result<()> {
@@ -329,7 +344,13 @@ impl Lab {
         let running = self.processes(&node.name)?;
         let namespace = self.namespace(&node.name);
         let directory = self.directory.node(&node.name);
-        daemon::start(node, &namespace, &directory, &running)?;
+        daemon::start(
+            &self.fabric().options,
+            node,
+            &namespace,
+            &directory,
+            &running,
+        )?;
         match (&self.state.agent, node.role) {
             (Some(binary), Role::Hypervisor) => {
                 agent::start(binary, &namespace, &self.agent_files(&node.name), &running)

@@ -11,6 +11,7 @@
 //! * [`fake`] plays a neutron-server, for what a real one can't be made to do.
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
+//! * [`maintenance`] takes a ToR out of service and puts it back.
 //! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
 //!   [`throughput`] and [`bench`] measure it.
 //!
@@ -26,6 +27,7 @@ mod error;
 pub mod fabric;
 pub mod fake;
 pub mod lab;
+pub mod maintenance;
 pub mod matrix;
 pub mod netns;
 pub mod neutron;

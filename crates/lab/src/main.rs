@@ -10,7 +10,7 @@ use l2isolate_lab::{
     Error, agent, bench, demo,
     fabric::Family,
     lab,
-    lab::{Lab, Plan},
+    lab::{Lab, Plan, Power},
     matrix, neutron, path,
     probe::{FlowSpec, Probe, Report},
     process, show, throughput,
@@ -151,6 +151,13 @@ enum Verb {
         /// What to do.
         #[command(subcommand)]
         neutron: neutron::Command,
+    },
+    /// Switch a router off or on, or freeze it: dead with its links up.
+    Power {
+        /// What to do.
+        state: Power,
+        /// The router.
+        node: String,
     },
     /// Start what doesn't run on a router.
     Restart {
@@ -299,6 +306,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             print(&bench.run()?)?;
         }
         Verb::Neutron { neutron } => return Ok(neutron.run(name)?),
+        Verb::Power { state, node } => Lab::open(name)?.power(&node, state)?,
         Verb::Restart { node } => Lab::open(name)?.restart(&node)?,
     }
     Ok(ExitCode::SUCCESS)

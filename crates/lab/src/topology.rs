@@ -6,10 +6,14 @@
 //!
 //! What can break it: `toml`'s spans, from which line numbers come.
 
+mod options;
+
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+pub use options::{Options, Tables};
 
 use crate::{Error, Result};
 
@@ -103,6 +107,8 @@ pub struct NodeSpec {
 /// A checked topology: every name once, every link between two known nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
+    /// What all of it does.
+    pub options: Options,
     /// All routers: spines, then ToRs, then hypervisors.
     pub nodes: Vec<NodeSpec>,
     /// Links by the names of their ends, the one nearer to the spines first.
@@ -145,6 +151,11 @@ struct File {
     hypervisors: Option<Spanned<usize>>,
     vms: Option<Spanned<usize>>,
     fabric: Option<Mix>,
+    #[serde(default)]
+    bfd: bool,
+    tcp_auth: Option<Spanned<String>>,
+    #[serde(default)]
+    tables: Tables,
     #[serde(default)]
     daemons: BTreeMap<Spanned<String>, Flavour>,
     #[serde(default, rename = "node")]
@@ -221,7 +232,11 @@ impl Topology {
                 links.push((format!("tor{rack}-{tor}"), format!("hv{rack}-{hv}")));
             }
         }
-        Self { nodes, links }
+        Self {
+            nodes,
+            links,
+            options: Options::default(),
+        }
     }
 
     /// Reads a topology file. `mix`, where given, overrides the file's.
@@ -242,11 +257,12 @@ impl Topology {
         let parsed: File =
             toml::from_str(text).map_err(|e| places.at(e.span(), e.message().to_owned()))?;
         let mix = mix.or(parsed.fabric).unwrap_or_default();
-        let topology = if parsed.nodes.is_empty() && parsed.links.is_empty() {
+        let mut topology = if parsed.nodes.is_empty() && parsed.links.is_empty() {
             from_shape(&parsed, mix, &places)?
         } else {
             from_lists(&parsed, mix, &places)?
         };
+        topology.options = options::read(parsed.bfd, parsed.tcp_auth, parsed.tables, &places)?;
         topology.check_size(&places)?;
         Ok(topology)
     }
@@ -378,7 +394,11 @@ fn from_lists(file: &File, mix: Mix, places: &Places<'_>) -> Result<Topology> {
             return Err(places.at(Some(node.name.span()), reason));
         }
     }
-    Ok(Topology { nodes, links })
+    Ok(Topology {
+        nodes,
+        links,
+        options: Options::default(),
+    })
 }
 
 fn read_links(

@@ -11,35 +11,37 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
 };
 
-use l2isolate_advertise::bird::{EXPORT, filter};
-
-use super::{Session, handover, runs};
+use super::{
+    Session,
+    bird_config::{bird_conf, protocol},
+    runs,
+};
 use crate::{
     Error, Result,
-    fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
+    fabric::{Family, Node},
     netns,
     process::{self, Identity},
-    state::replace,
-    topology::Role,
+    topology::{Options, Role},
 };
 
 pub(super) const PROGRAMS: [&str; 1] = ["/usr/sbin/bird"];
 const SOCKET: &str = "bird.ctl";
-/// Bytes of the kernel's messages that may wait for BIRD. With the kernel's
-/// default, some 200 KiB, many guests that come at once are too many messages,
-/// and BIRD learns what it missed from its next look at all routes, once a
-/// minute.
-const NETLINK_BUFFER: u32 = 16 << 20;
+/// Included by a switch's configuration: whether it is drained.
+pub(super) const DRAIN: &str = "drain.conf";
 
-pub(super) fn configure(node: &Node, directory: &Path) -> Result<()> {
-    replace(&directory.join("bird.conf"), &bird_conf(node, directory))
+/// The files of a node whose files are in `directory`.
+pub(super) fn render(options: &Options, node: &Node, directory: &Path) -> Vec<(String, String)> {
+    let mut files = vec![("bird.conf".to_owned(), bird_conf(options, node, directory))];
+    if node.role != Role::Hypervisor {
+        files.push((DRAIN.to_owned(), "define DRAINED = false;\n".to_owned()));
+    }
+    files
 }
 
 pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> Result<()> {
@@ -59,6 +61,11 @@ pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> 
     }
     process::start(command, &directory.join("bird.out"))?;
     Ok(())
+}
+
+/// The next start isn't one of a BIRD that only restarts.
+pub(super) fn forget(directory: &Path) {
+    let _ = std::fs::remove_file(directory.join(SOCKET));
 }
 
 pub(super) fn sessions(node: &Node, directory: &Path) -> Result<Vec<Session>> {
@@ -148,138 +155,4 @@ fn ask(socket: &Path, command: &str) -> Result<Vec<String>> {
         .write_all(format!("{command}\n").as_bytes())
         .map_err(what())?;
     read()
-}
-
-/// BIRD's names know no hyphens.
-fn protocol(peer: &str) -> String {
-    format!("to_{}", peer.replace('-', "_"))
-}
-
-fn bird_conf(node: &Node, directory: &Path) -> String {
-    let mut out = String::new();
-    let (vm4, vm6) = (VM_PREFIX4, VM_PREFIX6);
-    let (lo4, lo6) = (LOOPBACK_PREFIX4, LOOPBACK_PREFIX6);
-    let _ = write!(
-        out,
-        "log \"{}\" all;\n\
-         router id {};\n\
-         define HOSTS4 = [ {}/{}{{32,32}}, {}/{}{{32,32}} ];\n\
-         define HOSTS6 = [ {}/{}{{128,128}}, {}/{}{{128,128}} ];\n\
-         protocol device {{ scan time 10; }}\n",
-        directory.join("bird.log").display(),
-        node.loopback4,
-        vm4.0,
-        vm4.1,
-        lo4.0,
-        lo4.1,
-        vm6.0,
-        vm6.1,
-        lo6.0,
-        lo6.1,
-    );
-    kernel(&mut out, node);
-    origins(&mut out, node);
-    advertisements(&mut out, node);
-    for interface in &node.interfaces {
-        let (import, export) = (
-            |family| import(node.role, interface.peer_role, family),
-            |family| export(node.role, interface.peer_role, family),
-        );
-        let _ = write!(
-            out,
-            "protocol bgp {} {{\n  \
-               local as {};\n  \
-               neighbor {}%'{}' external;\n  \
-               keepalive time 3; hold time 9;\n  \
-               connect delay time 1; connect retry time 1; error wait time 1, 1;\n  \
-               graceful restart on; graceful restart time 60;\n  \
-               ipv4 {{ extended next hop yes; import {}; export {}; }};\n  \
-               ipv6 {{ import {}; export {}; }};\n}}\n",
-            protocol(&interface.peer),
-            node.asn,
-            interface.peer_address,
-            interface.peer,
-            import(4),
-            export(4),
-            import(6),
-            export(6),
-        );
-    }
-    out
-}
-
-/// Exchange with the kernel's main tables.
-fn kernel(out: &mut String, node: &Node) {
-    if node.role == Role::Hypervisor {
-        for family in l2isolate_advertise::Family::ALL {
-            out.push_str(&filter(&handover(), family));
-        }
-    }
-    for family in [4, 6] {
-        let import = match node.role {
-            Role::Hypervisor => format!("import filter l2isolate{family}"),
-            _ => "import none".to_owned(),
-        };
-        let _ = write!(
-            out,
-            "protocol kernel kernel{family} {{\n  \
-               learn; persist; merge paths on;\n  \
-               netlink rx buffer {NETLINK_BUFFER};\n  \
-               ipv{family} {{ {import}; export where source = RTS_BGP; }};\n}}\n"
-        );
-    }
-}
-
-/// What a switch brings into BGP by itself.
-fn origins(out: &mut String, node: &Node) {
-    if node.role == Role::Hypervisor {
-        return;
-    }
-    for (family, loopback, default) in [
-        (4, format!("{}/32", node.loopback4), "0.0.0.0/0"),
-        (6, format!("{}/128", node.loopback6), "::/0"),
-    ] {
-        let _ = write!(
-            out,
-            "protocol static own{family} {{\n  ipv{family};\n  route {loopback} via \"lo\";\n"
-        );
-        if node.role == Role::Spine {
-            let _ = writeln!(out, "  route {default} unreachable;");
-        }
-        out.push_str("}\n");
-    }
-}
-
-/// Router advertisements, by which an unnumbered FRR finds this node. Lifetime
-/// 0: nobody takes it for a default router.
-fn advertisements(out: &mut String, node: &Node) {
-    out.push_str("protocol radv {\n");
-    for interface in &node.interfaces {
-        let _ = writeln!(
-            out,
-            "  interface \"{}\" {{ min ra interval 3; max ra interval 4; default lifetime 0; }};",
-            interface.peer
-        );
-    }
-    out.push_str("}\n");
-}
-
-fn import(own: Role, peer: Role, family: u8) -> String {
-    match (own, peer) {
-        (Role::Tor, Role::Hypervisor) => format!("where net ~ HOSTS{family}"),
-        (Role::Hypervisor, _) => format!("where net = {}", default(family)),
-        _ => "all".to_owned(),
-    }
-}
-
-fn export(own: Role, peer: Role, family: u8) -> String {
-    match (own, peer) {
-        (Role::Tor, Role::Hypervisor) => format!("where net = {}", default(family)),
-        (Role::Hypervisor, _) => EXPORT.to_owned(),
-        _ => "where source = RTS_BGP || source = RTS_STATIC".to_owned(),
-    }
-}
-
-fn default(family: u8) -> &'static str {
-    if family == 4 { "0.0.0.0/0" } else { "::/0" }
 }

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Session,
-    frr_config::{bgpd_conf, zebra_conf},
+    frr_config::{bfdd_conf, bgpd_conf, zebra_conf},
     runs,
 };
 use crate::{
@@ -27,10 +27,15 @@ use crate::{
     fabric::{Family, Node},
     netns,
     process::{self, Identity},
-    state::replace,
+    topology::Options,
 };
 
-pub(super) const PROGRAMS: [&str; 2] = ["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd"];
+const ZEBRA: &str = "/usr/lib/frr/zebra";
+const BFDD: &str = "/usr/lib/frr/bfdd";
+const BGPD: &str = "/usr/lib/frr/bgpd";
+/// In the order of their start; without and with BFD.
+pub(super) const PROGRAMS: [&str; 2] = [ZEBRA, BGPD];
+pub(super) const PROGRAMS_BFD: [&str; 3] = [ZEBRA, BFDD, BGPD];
 /// Where each FRR process makes a directory for its log buffers; one killed
 /// leaves it behind.
 const BUFFERS: &str = "/var/tmp/frr";
@@ -41,20 +46,39 @@ const NETLINK_QUEUE: &str = "67108864";
 /// How long a daemon may take to read its configuration and open its socket.
 const START: Duration = Duration::from_secs(10);
 
-pub(super) fn configure(node: &Node, directory: &Path) -> Result<()> {
+/// The files of a node.
+pub(super) fn render(options: &Options, node: &Node) -> Vec<(String, String)> {
+    let mut files = vec![
+        ("zebra.conf".to_owned(), zebra_conf(node)),
+        ("bgpd.conf".to_owned(), bgpd_conf(options, node)),
+        // Each daemon has a file of its own.
+        (
+            "vtysh.conf".to_owned(),
+            "no service integrated-vtysh-config\n".to_owned(),
+        ),
+    ];
+    if options.bfd {
+        files.push(("bfdd.conf".to_owned(), bfdd_conf(node)));
+    }
+    files
+}
+
+pub(super) fn prepare(directory: &Path) -> Result<()> {
     // The daemons drop root and make their sockets and pid files there.
     let user = User::from_name(USER).map_err(Error::errno("looking up user frr"))?;
     let group = Group::from_name(USER).map_err(Error::errno("looking up group frr"))?;
     let missing = || Error::Program("user or group frr is missing: install frr".to_owned());
     let (user, group) = (user.ok_or_else(missing)?, group.ok_or_else(missing)?);
     nix::unistd::chown(directory, Some(user.uid), Some(group.gid))
-        .map_err(Error::errno(format!("chown frr {}", directory.display())))?;
-    replace(&directory.join("zebra.conf"), &zebra_conf(node))?;
-    replace(&directory.join("bgpd.conf"), &bgpd_conf(node))
+        .map_err(Error::errno(format!("chown frr {}", directory.display())))
 }
 
-pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> Result<()> {
-    let [zebra, bgpd] = PROGRAMS;
+pub(super) fn start(
+    options: &Options,
+    namespace: &str,
+    directory: &Path,
+    running: &[Identity],
+) -> Result<()> {
     let socket = directory.join("zserv");
     let command = |program: &str, name: &str| {
         let file = |ending: &str| directory.join(format!("{name}.{ending}"));
@@ -72,9 +96,9 @@ pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> 
             .arg(format!("file:{}", file("log").display()));
         command
     };
-    if !runs(zebra, running) {
+    if !runs(ZEBRA, running) {
         let _ = std::fs::remove_file(&socket);
-        let mut command = command(zebra, "zebra");
+        let mut command = command(ZEBRA, "zebra");
         // Routes of a zebra before this one live on until bgpd has had time to
         // learn them again.
         command.args(["-K", "60"]);
@@ -85,10 +109,19 @@ pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> 
         process::start(command, &directory.join("zebra.out"))?;
         wait_socket(&socket)?;
     }
-    if !runs(bgpd, running) {
+    if options.bfd && !runs(BFDD, running) {
+        let vty = directory.join("bfdd.vty");
+        let _ = std::fs::remove_file(&vty);
+        let mut command = command(BFDD, "bfdd");
+        // Its control socket is one for the machine otherwise.
+        command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
+        process::start(command, &directory.join("bfdd.out"))?;
+        wait_socket(&vty)?;
+    }
+    if !runs(BGPD, running) {
         let socket = directory.join(BGPD_SOCKET);
         let _ = std::fs::remove_file(&socket);
-        process::start(command(bgpd, "bgpd"), &directory.join("bgpd.out"))?;
+        process::start(command(BGPD, "bgpd"), &directory.join("bgpd.out"))?;
         wait_socket(&socket)?;
     }
     Ok(())
@@ -206,7 +239,7 @@ fn ask(socket: &Path, command: &str) -> Result<String> {
 }
 
 pub(super) fn sweep(process: Identity) {
-    for program in PROGRAMS {
+    for program in PROGRAMS_BFD {
         let name = super::process_name(program);
         let path = Path::new(BUFFERS).join(format!("{name}.{}", process.pid));
         let _ = std::fs::remove_dir_all(path);

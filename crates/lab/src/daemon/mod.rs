@@ -6,10 +6,13 @@
 //! neither needed nor seen.
 
 mod bird;
+mod bird_config;
 mod frr;
 mod frr_config;
+mod knobs;
+mod tools;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, ffi::OsString, path::Path};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l2isolate_advertise::Handover;
@@ -18,7 +21,8 @@ use crate::{
     Error, Result, agent,
     fabric::{Family, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
     process::Identity,
-    topology::Flavour,
+    state::replace,
+    topology::{Flavour, Options},
 };
 
 /// What a hypervisor's daemon and its agent agree on in a lab.
@@ -47,8 +51,9 @@ pub struct Session {
 
 /// The program files that a flavour needs, in the order of their start.
 #[must_use]
-pub fn programs(flavour: Flavour) -> &'static [&'static str] {
+pub fn programs(flavour: Flavour, options: &Options) -> &'static [&'static str] {
     match flavour {
+        Flavour::Frr if options.bfd => &frr::PROGRAMS_BFD,
         Flavour::Frr => &frr::PROGRAMS,
         Flavour::Bird => &bird::PROGRAMS,
     }
@@ -58,12 +63,12 @@ pub fn programs(flavour: Flavour) -> &'static [&'static str] {
 ///
 /// # Errors
 /// One is missing; says which package has it.
-pub fn check_installed(flavour: Flavour) -> Result<()> {
+pub fn check_installed(flavour: Flavour, options: &Options) -> Result<()> {
     let package = match flavour {
         Flavour::Frr => "frr",
         Flavour::Bird => "bird2",
     };
-    for program in programs(flavour) {
+    for program in programs(flavour, options) {
         if !Path::new(program).exists() {
             return Err(Error::Program(format!(
                 "{program} is missing: install the Debian package {package}, \
@@ -74,15 +79,36 @@ pub fn check_installed(flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-/// Writes the node's configuration into `directory`, which exists.
+/// The files of a node's daemons, name and text, each knob with its reason
+/// beside it. Paths in them lead to `directory`.
+#[must_use]
+pub fn render(options: &Options, node: &Node, directory: &Path) -> Vec<(String, String)> {
+    match node.flavour {
+        Flavour::Frr => frr::render(options, node),
+        Flavour::Bird => bird::render(options, node, directory),
+    }
+}
+
+/// Writes the node's configuration into `directory`, which exists, and the
+/// tools by which its daemons are spoken to.
 ///
 /// # Errors
 /// A file can't be written.
-pub fn configure(node: &Node, directory: &Path) -> Result<()> {
-    match node.flavour {
-        Flavour::Frr => frr::configure(node, directory),
-        Flavour::Bird => bird::configure(node, directory),
+pub fn configure(options: &Options, node: &Node, directory: &Path) -> Result<()> {
+    if node.flavour == Flavour::Frr {
+        frr::prepare(directory)?;
     }
+    for (name, text) in render(options, node, directory) {
+        replace(&directory.join(name), &text)?;
+    }
+    tools::write(directory)
+}
+
+/// Environment in which `vtysh` and `birdc` speak with the daemons of the node
+/// whose files are in `directory`.
+#[must_use]
+pub fn environment(directory: &Path) -> Vec<(&'static str, OsString)> {
+    tools::environment(directory)
 }
 
 /// Starts the node's daemons, or those of them that don't run.
@@ -91,11 +117,23 @@ pub fn configure(node: &Node, directory: &Path) -> Result<()> {
 ///
 /// # Errors
 /// One can't be started.
-pub fn start(node: &Node, namespace: &str, directory: &Path, running: &[Identity]) -> Result<()> {
+pub fn start(
+    options: &Options,
+    node: &Node,
+    namespace: &str,
+    directory: &Path,
+    running: &[Identity],
+) -> Result<()> {
     match node.flavour {
-        Flavour::Frr => frr::start(namespace, directory, running),
+        Flavour::Frr => frr::start(options, namespace, directory, running),
         Flavour::Bird => bird::start(namespace, directory, running),
     }
+}
+
+/// Forgets what daemons that ended gracefully left for the next ones: the next
+/// start is one after a power failure.
+pub fn forget(directory: &Path) {
+    bird::forget(directory);
 }
 
 /// The node's sessions as its daemon sees them.

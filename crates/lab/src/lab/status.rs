@@ -35,7 +35,7 @@ impl Lab {
 
     fn node_status(&self, node: &Node, running: &[Identity]) -> NodeStatus {
         let names: HashSet<String> = running.iter().map(|p| p.name()).collect();
-        let stopped: Vec<String> = daemon::programs(node.flavour)
+        let stopped: Vec<String> = daemon::programs(node.flavour, &self.fabric().options)
             .iter()
             .map(|program| daemon::process_name(program).to_owned())
             .filter(|name| !names.contains(name))

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     lab::{self, Guard, Lab, Plan, unique_name},
     process,
-    topology::Topology,
+    topology::{self, Topology},
 };
 
 /// A Neutron in a lab.
@@ -85,6 +85,7 @@ fn alone(owned: bool) -> Plan {
         topology: Topology {
             nodes: Vec::new(),
             links: Vec::new(),
+            options: topology::Options::default(),
         },
         agent: None,
         owned,

@@ -15,4 +15,5 @@ mod fixture;
 mod hand_over;
 mod lifecycle;
 mod neutron;
+mod operate;
 mod whole;

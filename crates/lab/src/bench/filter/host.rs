@@ -15,7 +15,7 @@ use crate::{
     fabric::{Fabric, Node, Vm},
     lab::{Guard, Lab, Plan, unique_name},
     netns,
-    topology::{Flavour, NodeSpec, Role, Topology},
+    topology::{Flavour, NodeSpec, Options, Role, Topology},
 };
 
 /// A hypervisor that is to be made.
@@ -39,6 +39,7 @@ pub(super) fn lab(specs: &[Spec]) -> Result<(Guard, Vec<Host>)> {
             .map(|s| spec(s, if ports { s.ports } else { 0 }))
             .collect(),
         links: Vec::new(),
+        options: Options::default(),
     };
     let lab = Guard::up(Plan {
         name: unique_name("bench"),
