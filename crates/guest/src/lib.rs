@@ -11,7 +11,7 @@
 //! * [`Backend`] is behind the plan's files and processes: dnsmasq serves
 //!   DHCPv4 from them, one process for the guests of all networks.
 //! * [`responder`] answers what dnsmasq can't: router and neighbour
-//!   solicitations and DHCPv6, from packet sockets, one a tap.
+//!   solicitations and DHCPv6, from one packet socket for all taps.
 //! * [`metadata`] is the proxy that answers at 169.254.169.254 and
 //!   fe80::a9fe:a9fe, a process of its own without privileges.
 //!

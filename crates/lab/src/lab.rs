@@ -30,9 +30,8 @@ use crate::{
     wiring::{self, Names},
 };
 
-/// How long daemons may take to end in order. The kernel takes a while for an
-/// agent with a socket on each of a thousand taps.
-const GRACE: Duration = Duration::from_secs(40);
+/// How long daemons may take to end in order.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A lab that is up.
 #[derive(Debug, Clone)]

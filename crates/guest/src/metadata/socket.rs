@@ -3,7 +3,7 @@
 //! What comes by another device finds no socket, and what the host says to
 //! itself is turned away: the proxy is reachable from taps alone, whatever the
 //! firewall is. And each tap
-//! has a queue of its own in the kernel. docs/adr/0004 has what speaks for it
+//! has a queue of its own in the kernel. docs/adr/0005 has what speaks for it
 //! and what it costs.
 
 use std::{

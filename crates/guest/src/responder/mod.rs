@@ -7,8 +7,8 @@
 //!
 //! What a tap's guest gets is data ([`Answers`]), handed over by
 //! [`Responder::set`]; [`respond`] is a function of that and a frame. A guest
-//! that asks more often than it may is not heard for a moment: its frames stay
-//! in the queue of its own socket.
+//! that asks more often than it may is not heard for a moment: the kernel drops
+//! its frames.
 
 mod dhcp6;
 mod frame;
@@ -26,6 +26,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use l2isolate_kernel::packet::Solicitations;
 use l2isolate_model::{IfName, Mac, guest::ipv6::Answers};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -118,7 +119,7 @@ impl Responder {
     /// solicitations that one guest gets answers to, per second.
     ///
     /// # Errors
-    /// The thread can't be started.
+    /// The socket can't be opened, or the thread not be started.
     pub fn start(local: Local, rate: u32) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
@@ -130,7 +131,8 @@ impl Responder {
             received,
             Arc::clone(&wake),
             Arc::clone(&counters),
-        )?;
+            Solicitations::open(local.mac)?,
+        );
         let thread = std::thread::Builder::new()
             .name("responder".to_owned())
             .spawn(move || worker.run())?;

@@ -1,9 +1,8 @@
-//! The responder's thread: waits on all taps' sockets, and on the clock.
+//! The responder's thread: waits on the socket of all taps, and on the clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
-    io,
     os::fd::AsFd,
     sync::{
         Arc,
@@ -13,18 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use l2isolate_kernel::packet::{FRAME, Solicitations};
+use l2isolate_kernel::packet::{FRAME, MUTED, Solicitations};
 use l2isolate_model::{IfName, guest::ipv6::Answers};
-use nix::sys::{
-    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-    eventfd::EventFd,
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::EventFd,
 };
 use tracing::{debug, warn};
 
 use super::{Counters, Local, Order, nd, respond};
 
-/// Frames of one tap in a row, then it is others' turn.
-const ROW: u32 = 16;
+/// Frames in a row, then it is the turn of the clock and of orders.
+const ROW: u32 = 64;
 /// How long a guest that asks too often isn't heard.
 const MUTE: Duration = Duration::from_millis(100);
 /// Between the first advertisements, and how many there are (RFC 4861, 10).
@@ -32,10 +32,6 @@ const INITIAL: Duration = Duration::from_secs(16);
 const INITIALS: u32 = 3;
 /// Between two advertisements at least; the most is a third more.
 const PERIOD: u64 = 450;
-/// Before a socket that can't be opened is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
-/// The event that isn't a tap's.
-const WAKE: u64 = u64::MAX;
 
 pub(super) struct Worker {
     local: Local,
@@ -43,31 +39,31 @@ pub(super) struct Worker {
     orders: Receiver<Order>,
     wake: Arc<EventFd>,
     counters: Arc<Counters>,
-    epoll: Epoll,
-    taps: HashMap<u64, Tap>,
-    names: BTreeMap<IfName, u64>,
-    next: u64,
-    /// What is due when: the tap's number; and the same by tap.
-    clock: BTreeSet<(Instant, u64, Due)>,
-    due: BTreeMap<(u64, Due), Instant>,
+    socket: Solicitations,
+    /// By the number of the device.
+    taps: HashMap<u32, Tap>,
+    names: BTreeMap<IfName, u32>,
+    /// Who isn't heard for the moment, and whether the kernel has been told.
+    muted: BTreeSet<u32>,
+    told: bool,
+    /// What is due when: the device's number; and the same by device.
+    clock: BTreeSet<(Instant, u32, Due)>,
+    due: BTreeMap<(u32, Due), Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Advertise,
     Listen,
-    Open,
 }
 
 impl Due {
-    const ALL: [Self; 3] = [Self::Advertise, Self::Listen, Self::Open];
+    const ALL: [Self; 2] = [Self::Advertise, Self::Listen];
 }
 
 struct Tap {
     name: IfName,
-    index: u32,
     answers: Arc<Answers>,
-    socket: Option<Solicitations>,
     /// Answers that it may still get, refilled with time.
     left: u32,
     refilled: Instant,
@@ -82,54 +78,57 @@ impl Worker {
         orders: Receiver<Order>,
         wake: Arc<EventFd>,
         counters: Arc<Counters>,
-    ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        Ok(Self {
+        socket: Solicitations,
+    ) -> Self {
+        Self {
             local,
             rate: rate.max(1),
             orders,
             wake,
             counters,
-            epoll,
+            socket,
             taps: HashMap::new(),
             names: BTreeMap::new(),
-            next: 0,
+            muted: BTreeSet::new(),
+            told: true,
             clock: BTreeSet::new(),
             due: BTreeMap::new(),
-        })
+        }
     }
 
     pub(super) fn run(mut self) {
-        let mut events = [EpollEvent::empty(); 64];
         let mut buffer = [0; FRAME];
         while self.take_orders() {
-            let now = Instant::now();
-            let wait = self
-                .clock
-                .first()
-                .map(|(at, ..)| at.saturating_duration_since(now));
-            let timeout = match wait {
-                // Rounded up: waking early would only mean waiting again.
-                Some(wait) => EpollTimeout::try_from(wait + Duration::from_millis(1))
-                    .unwrap_or(EpollTimeout::ZERO),
-                None => EpollTimeout::NONE,
-            };
-            let count = match self.epoll.wait(&mut events, timeout) {
-                Ok(count) => count,
-                Err(nix::errno::Errno::EINTR) => 0,
-                Err(error) => {
-                    warn!(%error, "solicitations can't be waited for; nobody is answered any more");
-                    return;
-                }
-            };
-            for event in events.iter().take(count) {
-                match event.data() {
-                    WAKE => drop(self.wake.read()),
-                    number => self.hear(number, &mut buffer),
-                }
+            if let Err(error) = self.wait() {
+                warn!(%error, "solicitations can't be waited for; nobody is answered any more");
+                return;
             }
+            self.hear(&mut buffer);
             self.strike(Instant::now());
+            self.tell();
+        }
+    }
+
+    /// Until there is something to do.
+    fn wait(&self) -> Result<(), Errno> {
+        let now = Instant::now();
+        let next = self.clock.first();
+        let timeout = match next.map(|(at, ..)| at.saturating_duration_since(now)) {
+            // Rounded up: waking early would only mean waiting again.
+            Some(wait) => {
+                PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut both = [self.socket.as_fd(), self.wake.as_fd()]
+            .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+        match poll(&mut both, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {
+                // It doesn't block: mostly nobody has woken us.
+                let _ = self.wake.read();
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -147,105 +146,106 @@ impl Worker {
 
     fn set(&mut self, name: IfName, index: u32, answers: Arc<Answers>) {
         let now = Instant::now();
-        let known = self.names.get(&name).copied();
-        if let Some(tap) = known.and_then(|number| self.taps.get_mut(&number))
-            && tap.index == index
+        if self.names.get(&name) == Some(&index)
+            && let Some(tap) = self.taps.get_mut(&index)
         {
             let news = tap.answers.router != answers.router;
             tap.answers = answers;
             if news {
                 tap.advertised = 0;
-                self.schedule(known.unwrap_or(WAKE), now, Due::Advertise);
+                self.schedule(index, now, Due::Advertise);
             }
             return;
         }
         self.remove(name);
-        let number = self.next;
-        self.next += 1;
         let tap = Tap {
             name,
-            index,
             answers,
-            socket: None,
             left: self.rate * 2,
             refilled: now,
             advertised: 0,
         };
-        self.taps.insert(number, tap);
-        self.names.insert(name, number);
-        self.open(number, now);
-        self.schedule(number, now, Due::Advertise);
+        if let Some(before) = self.taps.insert(index, tap) {
+            // It has another name now.
+            self.names.remove(&before.name);
+        }
+        self.names.insert(name, index);
+        self.schedule(index, now, Due::Advertise);
     }
 
     fn remove(&mut self, name: IfName) {
-        let Some(number) = self.names.remove(&name) else {
+        let Some(index) = self.names.remove(&name) else {
             return;
         };
-        // With its socket it leaves the epoll set.
-        self.taps.remove(&number);
+        self.taps.remove(&index);
+        self.unmute(index);
         for due in Due::ALL {
-            self.unschedule(number, due);
+            self.unschedule(index, due);
         }
     }
 
-    fn schedule(&mut self, number: u64, at: Instant, due: Due) {
-        self.unschedule(number, due);
-        self.clock.insert((at, number, due));
-        self.due.insert((number, due), at);
+    fn schedule(&mut self, index: u32, at: Instant, due: Due) {
+        self.unschedule(index, due);
+        self.clock.insert((at, index, due));
+        self.due.insert((index, due), at);
     }
 
-    fn unschedule(&mut self, number: u64, due: Due) {
-        if let Some(at) = self.due.remove(&(number, due)) {
-            self.clock.remove(&(at, number, due));
+    fn unschedule(&mut self, index: u32, due: Due) {
+        if let Some(at) = self.due.remove(&(index, due)) {
+            self.clock.remove(&(at, index, due));
         }
     }
 
-    fn open(&mut self, number: u64, now: Instant) {
-        let Some(tap) = self.taps.get_mut(&number) else {
+    fn unmute(&mut self, index: u32) {
+        if self.muted.remove(&index) {
+            self.told = false;
+        }
+    }
+
+    /// Has the kernel drop what those send who aren't heard.
+    fn tell(&mut self) {
+        if self.told {
             return;
-        };
-        let opened = Solicitations::open(tap.index).and_then(|socket| {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
-            self.epoll.add(socket.as_fd(), event)?;
-            Ok(socket)
-        });
-        match opened {
-            Ok(socket) => tap.socket = Some(socket),
-            Err(error) => {
-                // Mostly it has gone again, and we are about to hear of it.
-                debug!(tap = %tap.name, %error, "solicitations can't be heard; will try again");
-                self.schedule(number, now + AGAIN, Due::Open);
-            }
+        }
+        // If it can't be told, what they send is read and dropped here.
+        match self.socket.mute(self.muted.iter().copied()) {
+            Ok(()) => self.told = true,
+            Err(error) => debug!(%error, muted = self.muted.len(), "the filter can't be changed"),
+        }
+        if self.muted.len() > MUTED {
+            debug!(muted = self.muted.len(), "more than the filter can name");
         }
     }
 
-    /// Answers what a tap's guest has asked.
-    fn hear(&mut self, number: u64, buffer: &mut [u8; FRAME]) {
+    /// Answers what guests have asked.
+    fn hear(&mut self, buffer: &mut [u8; FRAME]) {
         let now = Instant::now();
-        let rate = self.rate;
-        let Some(tap) = self.taps.get_mut(&number) else {
-            return;
-        };
-        tap.refill(now, rate);
-        let Some(socket) = &tap.socket else { return };
         for _ in 0..ROW {
-            if tap.left == 0 {
-                self.counters.limited.fetch_add(1, Ordering::Relaxed);
-                // Its queue fills, and nobody looks at it.
-                let _ = self.epoll.delete(socket.as_fd());
-                self.schedule(number, now + MUTE, Due::Listen);
-                return;
-            }
-            // An error is the device's, going down or away; then there is
-            // nothing to answer.
-            let Ok(Some(frame)) = socket.next(buffer) else {
+            // An error is a device's, which goes away.
+            let Ok(Some((index, frame))) = self.socket.next(buffer) else {
                 return;
             };
+            // No tap: the fabric's neighbours ask each other in the same way.
+            let Some(tap) = self.taps.get_mut(&index) else {
+                continue;
+            };
+            // What it had sent before the kernel was told.
+            if self.muted.contains(&index) {
+                continue;
+            }
+            tap.refill(now, self.rate);
+            if tap.left == 0 {
+                self.counters.limited.fetch_add(1, Ordering::Relaxed);
+                self.muted.insert(index);
+                self.told = false;
+                self.schedule(index, now + MUTE, Due::Listen);
+                continue;
+            }
             tap.left -= 1;
             let counter = match respond(&self.local, &tap.answers, frame) {
                 Some(answer) => {
                     // A guest that doesn't take its answers in asks again.
-                    let _ = socket.send(&answer);
+                    let _ = self.socket.send(index, &answer);
                     &self.counters.answered
                 }
                 None => &self.counters.refused,
@@ -256,41 +256,36 @@ impl Worker {
 
     /// Does what is due.
     fn strike(&mut self, now: Instant) {
-        while let Some((at, number, due)) = self.clock.first().copied() {
+        while let Some((at, index, due)) = self.clock.first().copied() {
             if at > now {
                 return;
             }
-            self.unschedule(number, due);
+            self.unschedule(index, due);
             match due {
-                Due::Open => self.open(number, now),
-                Due::Listen => {
-                    if let Some(socket) = self.taps.get(&number).and_then(|tap| tap.socket.as_ref())
-                    {
-                        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
-                        let _ = self.epoll.add(socket.as_fd(), event);
-                    }
-                }
-                Due::Advertise => self.advertise(number, now),
+                Due::Listen => self.unmute(index),
+                Due::Advertise => self.advertise(index, now),
             }
         }
     }
 
-    fn advertise(&mut self, number: u64, now: Instant) {
-        let Some(tap) = self.taps.get_mut(&number) else {
+    fn advertise(&mut self, index: u32, now: Instant) {
+        let Some(tap) = self.taps.get_mut(&index) else {
             return;
         };
-        let (Some(router), Some(socket)) = (&tap.answers.router, &tap.socket) else {
+        let Some(router) = &tap.answers.router else {
             return;
         };
         // Whether somebody hears it is as uncertain as ever.
-        let _ = socket.send(&nd::unsolicited(&self.local, router));
+        let _ = self
+            .socket
+            .send(index, &nd::unsolicited(&self.local, router));
         tap.advertised += 1;
         let wait = if tap.advertised < INITIALS {
             INITIAL
         } else {
             period(tap.name)
         };
-        self.schedule(number, now + wait, Due::Advertise);
+        self.schedule(index, now + wait, Due::Advertise);
     }
 }
 

@@ -15,3 +15,4 @@ mod overrun;
 mod ownership;
 mod settings;
 mod silent;
+mod solicitations;
