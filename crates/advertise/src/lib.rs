@@ -6,6 +6,9 @@
 //! prefixes, and nothing else. [`Handover`] is that agreement; [`bird`] and
 //! [`frr`] write it down in the daemons' languages.
 //!
+//! Where the daemon is to be told by the agent instead, with attributes of each
+//! prefix, [`driver`] has the ways; they also read back what came of it.
+//!
 //! Two rules are part of each:
 //! * A stranger's route, also one inside the guests' prefix, isn't announced.
 //! * What was learned by BGP isn't announced again: a hypervisor with two
@@ -13,7 +16,12 @@
 //!   the same rule for servers by prefix; here it holds by origin).
 
 pub mod bird;
+pub mod driver;
 pub mod frr;
+pub mod render;
+mod worker;
+
+pub use worker::{Report, Worker};
 
 use ipnet::IpNet;
 

@@ -12,6 +12,7 @@
 //! No I/O, no clock, no async: data and its rules. What can break it is a
 //! schema change; `docs/intent.schema.json` is generated from here.
 
+pub mod announce;
 pub mod desired;
 pub mod document;
 pub mod filter;

@@ -12,6 +12,7 @@
 //! No I/O, no clock, no randomness. [`order::KernelRules`] tells the reconcile
 //! engine in which order the objects go into the kernel, and why.
 
+pub mod announce;
 pub mod config;
 pub mod filter;
 pub mod guest;

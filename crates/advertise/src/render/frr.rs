@@ -1,0 +1,251 @@
+//! `frr.conf`.
+
+use super::{BFD, Host, Page, RESTART, TIMERS, Way};
+use crate::{
+    Family,
+    frr::{OWN, announce, policies},
+};
+
+pub(super) fn render(host: &Host) -> String {
+    let mut page = Page::new('!');
+    page.why(&format!(
+        "FRR {} of hypervisor {}, written by `l2isolate render-bgp`.\n\
+         /etc/frr/daemons: bgpd=yes{}, zebra_options with -K 60 (routes of a zebra before this one\n\
+         live on until bgpd has had time to learn them again) and --nl-bufsize 67108864 (what its usual\n\
+         4 MiB can't hold when a thousand guests come at once is lost without a word).",
+        host.version,
+        host.name,
+        if host.bfd { ", bfdd=yes" } else { "" },
+    ));
+    page.line(format_args!("hostname {}", host.name));
+    page.why(
+        "With nexthop groups in the kernel, a link that flapped stays out of the kernel's\n\
+         route for good while zebra shows it (FRR 8.4).",
+    );
+    page.line("no zebra nexthop kernel enable");
+    page.why(
+        "Policies stand before `router bgp`: a session that comes up before its route-map is\n\
+         there sends End-of-RIB too early, and graceful restart is void.",
+    );
+    page.line("bgp route-map delay-timer 0");
+    inward(&mut page);
+    outward(&mut page, host);
+    if host.bfd {
+        bfd(&mut page);
+    }
+    router(&mut page, host);
+    page.text
+}
+
+fn inward(page: &mut Page) {
+    page.why(
+        "From switches: default routes, nothing else. The table stays small, and no switch\n\
+         can draw a guest's or another host's packets here.",
+    );
+    page.line("ip prefix-list DEFAULT permit 0.0.0.0/0");
+    page.line("ipv6 prefix-list DEFAULT permit ::/0");
+    page.why(
+        "RFC 8326, honoured: what a switch marks before it goes out of service is used last,\n\
+         so this host's own packets leave it too.",
+    );
+    page.line("bgp community-list standard GSHUT permit graceful-shutdown");
+    page.line("route-map FROM-SWITCHES permit 5");
+    page.line(" match community GSHUT");
+    page.line(" set local-preference 0");
+    page.line(" on-match next");
+    page.line("exit");
+    for (number, word) in [(10, "ip"), (20, "ipv6")] {
+        page.line(format_args!("route-map FROM-SWITCHES permit {number}"));
+        page.line(format_args!(" match {word} address prefix-list DEFAULT"));
+        page.line("exit");
+    }
+}
+
+fn outward(page: &mut Page, host: &Host) {
+    match host.way {
+        Way::Kernel => {
+            page.why(
+                "What the agent has put into the kernel's table, by its metric and prefix; and out\n\
+                 goes only what has no AS in its path, which is what was brought in here: a host\n\
+                 with two switches is no way between them.",
+            );
+            page.text.push_str(&policies(&host.handover));
+            page.why("zebra prefers the connected route of a loopback to the agent's.");
+            for family in Family::ALL {
+                let (word, digit) = (word(family), family.digit());
+                for prefix in &host.handover.loopbacks {
+                    if family.has(prefix) {
+                        let longer = match prefix.prefix_len() == family.host_length() {
+                            true => String::new(),
+                            false => format!(" ge {}", family.host_length()),
+                        };
+                        page.line(format_args!(
+                            "{word} prefix-list LOOPBACKS permit {prefix}{longer}"
+                        ));
+                    }
+                }
+                page.line(format_args!("{word} prefix-list LOOPBACKS deny any"));
+                page.line(format_args!("route-map LOOPBACK{digit} permit 10"));
+                page.line(format_args!(" match {word} address prefix-list LOOPBACKS"));
+                page.line(" match interface lo");
+                page.line(" set metric 0");
+                page.line(" set origin igp");
+                page.line("exit");
+            }
+        }
+        Way::Told => {
+            page.why(
+                "The agent brings in what is announced, by vtysh. Out goes what has no AS but this\n\
+                 one in its path (a drain may prepend it): a host with two switches is no way\n\
+                 between them.",
+            );
+            page.line(format_args!(
+                "bgp as-path access-list {OWN} permit ^({}_)*$",
+                host.asn
+            ));
+            page.line(format_args!("route-map {OWN} permit 10"));
+            page.line(format_args!(" match as-path {OWN}"));
+            page.line("exit");
+        }
+    }
+}
+
+fn bfd(page: &mut Page) {
+    let (interval, lost) = BFD;
+    page.why(
+        "BFD sees a switch that is dead with its links up. It runs in bfdd, which goes on\n\
+         while bgpd restarts, so it doesn't defeat graceful restart.",
+    );
+    page.line("bfd");
+    page.line(" profile SWITCHES");
+    page.line(format_args!("  detect-multiplier {lost}"));
+    page.line(format_args!("  receive-interval {interval}"));
+    page.line(format_args!("  transmit-interval {interval}"));
+    page.line(" exit");
+    page.line("exit");
+}
+
+fn router(page: &mut Page, host: &Host) {
+    page.why(
+        "ASN plan: each host its own from the private four-byte ones (RFC 6996), so that no\n\
+         path that was through another host is taken for a loop, or for ours.",
+    );
+    page.line(format_args!("router bgp {}", host.asn));
+    page.indent = 1;
+    page.line(format_args!("bgp router-id {}", host.router_id));
+    page.why("Both families are activated below, by name.");
+    page.line("no bgp default ipv4-unicast");
+    page.why("Every session below has its policies; loopbacks may be announced without one.");
+    page.line("no bgp ebgp-requires-policy");
+    page.line("no bgp network import-check");
+    page.why("The switches' AS differ, and all of them carry packets: equal length is enough.");
+    page.line("bgp bestpath as-path multipath-relax");
+    page.why(&format!(
+        "RFC 4724: forwarding goes on while bgpd restarts, for {RESTART} s, in which switches keep\n\
+         our routes; not longer, since a host that is dead looks the same to them without BFD."
+    ));
+    page.line("bgp graceful-restart");
+    page.line("bgp graceful-restart preserve-fw-state");
+    page.line(format_args!("bgp graceful-restart restart-time {RESTART}"));
+    page.why(
+        "When two connections collide, bgpd may otherwise put off its first choice of routes\n\
+         for six minutes.",
+    );
+    page.line("bgp graceful-restart select-defer-time 5");
+    if !host.bfd {
+        page.why(
+            "No LLGR (RFC 9494): without BFD it would keep the routes of a host that is dead.",
+        );
+    } else if host.knows(&[8, 2]) {
+        page.why(
+            "LLGR (RFC 9494): a daemon that takes longer keeps its routes as the last choice. BFD\n\
+             ends that for a host that is dead.",
+        );
+        page.line("bgp long-lived-graceful-restart stale-time 300");
+    } else {
+        page.why("LLGR (RFC 9494) isn't known to this version.");
+    }
+    page.why("bgpd waits a second for more updates before it sends the first; not here.");
+    page.line("coalesce-time 0");
+    let (hold, keepalive) = TIMERS;
+    page.line(format_args!("timers bgp {keepalive} {hold}"));
+    page.line("neighbor SWITCHES peer-group");
+    page.why("Whatever AS is there; unnumbered, found by router advertisements (RFC 8950).");
+    page.line("neighbor SWITCHES remote-as external");
+    page.line("neighbor SWITCHES timers connect 1");
+    page.line("neighbor SWITCHES capability extended-nexthop");
+    if let Some(password) = &host.password {
+        page.why("RFC 2385: nobody else on the link can end or open the session.");
+        page.line(format_args!("neighbor SWITCHES password {password}"));
+    }
+    if host.bfd {
+        page.why(
+            "Says by its C bit that BFD is independent of bgpd, and believes a switch that says\n\
+             so: then BFD going down means that packets aren't forwarded any more.",
+        );
+        page.line("neighbor SWITCHES bfd profile SWITCHES");
+        page.line("neighbor SWITCHES bfd check-control-plane-failure");
+    }
+    for uplink in &host.uplinks {
+        let name = &uplink.interface;
+        page.line(format_args!(
+            "neighbor {name} interface peer-group SWITCHES"
+        ));
+    }
+    match (host.roles, host.knows(&[8, 4])) {
+        (true, true) => {
+            page.why(
+                "RFC 9234: we are the switches' customer; what one of them sends is never passed to\n\
+                 another, and a switch that has the roles the wrong way round is noticed.",
+            );
+            for uplink in &host.uplinks {
+                page.line(format_args!(
+                    "neighbor {} local-role customer",
+                    uplink.interface
+                ));
+            }
+        }
+        (true, false) => page.why("RFC 9234's roles aren't known to this version."),
+        (false, _) => {}
+    }
+    for family in Family::ALL {
+        self::family(page, host, family);
+    }
+    page.indent = 0;
+    page.line("exit");
+}
+
+fn family(page: &mut Page, host: &Host, family: Family) {
+    let digit = family.digit();
+    page.line(format_args!("address-family ipv{digit} unicast"));
+    page.indent = 2;
+    if host.way == Way::Kernel {
+        page.line(format_args!(
+            "redistribute kernel route-map {}",
+            announce(family)
+        ));
+        page.line(format_args!(
+            "redistribute connected route-map LOOPBACK{digit}"
+        ));
+    }
+    page.line("neighbor SWITCHES activate");
+    page.line("neighbor SWITCHES route-map FROM-SWITCHES in");
+    page.line(format_args!("neighbor SWITCHES route-map {OWN} out"));
+    page.why(
+        "A switch that sends more than it ever should has lost its filters: better without it.\n\
+         It is tried again a minute later.",
+    );
+    page.line(format_args!(
+        "neighbor SWITCHES maximum-prefix {} restart 1",
+        host.maximum_prefixes
+    ));
+    page.indent = 1;
+    page.line("exit-address-family");
+}
+
+fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ipv6",
+    }
+}

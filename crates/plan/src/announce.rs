@@ -1,0 +1,106 @@
+//! What the host announces to the fabric, and with which attributes.
+//!
+//! A prefix is announced while its route is in the kernel: never before a
+//! packet for it would arrive, never longer. Which routes are there is
+//! observed state, so it is an argument.
+
+use ipnet::IpNet;
+use l2isolate_model::{
+    IfName,
+    announce::{Announcements, Attributes, Community},
+};
+use l2isolate_reconcile::Rules;
+
+/// Who wants prefixes announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// The host itself: its loopbacks.
+    Host,
+    /// A tap, with the port on it.
+    Tap(IfName),
+}
+
+/// The host is to be left by whoever has another way (RFC 8326).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// How often the own AS is prepended, for fabrics that don't honour the
+    /// community.
+    pub prepend: u8,
+}
+
+/// Plans what one owner's prefixes, those that are routed here now, are
+/// announced with.
+#[must_use]
+pub fn plan(
+    routed: impl IntoIterator<Item = IpNet>,
+    communities: &[Community],
+    drain: Option<Drain>,
+) -> Announcements {
+    let mut attributes = Attributes {
+        communities: communities.iter().copied().collect(),
+        ..Attributes::default()
+    };
+    if let Some(Drain { prepend }) = drain {
+        attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
+        attributes.prepend = prepend;
+    }
+    routed
+        .into_iter()
+        .map(|prefix| (prefix, attributes.clone()))
+        .collect()
+}
+
+/// The rules for what is announced.
+#[derive(Debug)]
+pub enum AnnounceRules {}
+
+impl Rules for AnnounceRules {
+    type Key = IpNet;
+    type Value = Attributes;
+    type Owner = Owner;
+
+    fn satisfies(desired: &Attributes, observed: &Attributes) -> bool {
+        desired == observed
+    }
+
+    /// Only what is ours is observed.
+    fn deletable(_: &IpNet) -> bool {
+        true
+    }
+
+    fn order(_: &IpNet, _: Option<&Attributes>) -> u8 {
+        0
+    }
+
+    fn may_wait(_: &IpNet, _: &Attributes) -> bool {
+        false
+    }
+
+    fn waits_for(_: &IpNet, _: &Attributes, _: &IpNet) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What a drain says of a prefix comes on top of what is said anyway, and
+    // no prefix is lost by it.
+    #[test]
+    fn a_drain_marks_every_prefix_and_takes_none_away() {
+        let prefixes: Vec<IpNet> = ["10.252.0.5/32", "2001:db8::5/128"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        let usual = [Community(65001, 20)];
+        let before = plan(prefixes.clone(), &usual, None);
+        let drained = plan(prefixes.clone(), &usual, Some(Drain { prepend: 3 }));
+        assert!(before.keys().eq(drained.keys()) && before.keys().eq(prefixes.iter()));
+        for (prefix, attributes) in &drained {
+            assert!(attributes.graceful_shutdown());
+            assert!(attributes.communities.contains(&usual[0]));
+            assert_eq!(attributes.prepend, 3);
+            assert!(!before[prefix].graceful_shutdown());
+        }
+    }
+}
