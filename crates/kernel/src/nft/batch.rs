@@ -16,7 +16,7 @@ use super::{
     attribute::Writer,
     compile::compile,
     expression::Expression,
-    set::{Count, said, write_item, write_type},
+    set::{said, write_item, write_type},
     uapi::*,
 };
 
@@ -44,13 +44,11 @@ pub(crate) fn family(table: Table) -> u8 {
     }
 }
 
-/// Makes the messages. `observed` is what is in the kernel, and `counted` what
-/// elements have counted that are replaced; `single` puts each element into a
-/// message of its own, so that an error names it.
+/// Makes the messages. `observed` is what is in the kernel; `single` puts each
+/// element into a message of its own, so that an error names it.
 pub(crate) fn batch(
     changes: &[(usize, &Change<Key, Value>)],
     observed: &Objects,
-    counted: &BTreeMap<Key, Count>,
     single: bool,
 ) -> Vec<Message> {
     let mut build = Builder {
@@ -125,8 +123,7 @@ pub(crate) fn batch(
                 .get(&named)
                 .copied()
                 .or_else(|| set_type(observed.get(&named)?));
-            let count = counted.get(key).copied();
-            let said = kind.map_or_else(Vec::new, |kind| said(kind, count));
+            let said = kind.map_or_else(Vec::new, said);
             build.element(ADD, index, (*table, set, *item), verdict.as_ref(), &said);
         }
     }

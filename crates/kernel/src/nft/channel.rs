@@ -148,42 +148,6 @@ impl Channel {
         }
     }
 
-    /// The answer to a question for one thing; what isn't there is none.
-    pub(crate) fn get(
-        &mut self,
-        what: &'static str,
-        number: u16,
-        family: u8,
-        body: &[u8],
-    ) -> Result<Vec<u8>, Error> {
-        let failed = |error| Error::Socket(what, error);
-        self.clear();
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut datagram = Vec::new();
-        message(number, 0, family).with_raw(body).append_to(
-            &mut datagram,
-            flag::NLM_F_REQUEST,
-            self.sequence,
-        );
-        self.socket.send(&datagram, 0).map_err(failed)?;
-        while receive(&self.socket, &mut self.buffer).map_err(failed)? {
-            let mut answers = Messages(&self.buffer).filter(|m| m.sequence == self.sequence);
-            let Some(answer) = answers.next() else {
-                continue;
-            };
-            if answer.kind != kind::NLMSG_ERROR {
-                return Ok(self.buffer.clone());
-            }
-            match refusal(&answer) {
-                Some(no) if no.errno != nix::errno::Errno::ENOENT => {
-                    return Err(Error::Refused(what, no));
-                }
-                _ => return Ok(Vec::new()),
-            }
-        }
-        Err(failed(io::Error::other("the kernel's answer was lost")))
-    }
-
     /// Carries out a batch: all of it or nothing.
     pub(crate) fn transact(&mut self, messages: &[Change]) -> Result<(), Failed> {
         self.clear();

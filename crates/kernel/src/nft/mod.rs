@@ -29,7 +29,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use l2isolate_model::filter::{Key, Name, Objects, Table, Value};
+use l2isolate_model::filter::{Key, Objects, Table, Value};
 use l2isolate_reconcile::Change;
 
 use self::{
@@ -105,30 +105,6 @@ impl Nft {
         Ok(all)
     }
 
-    /// What elements have counted that changes replace: their successors go on
-    /// from there.
-    fn counted(
-        &mut self,
-        changes: &[Change<Key, Value>],
-        observed: &Objects,
-    ) -> BTreeMap<Key, Count> {
-        let counting = |key: &Key| match key {
-            Key::Element(table, set, _) if observed.contains_key(key) => {
-                match observed.get(&Key::Set(*table, Name::clone(set))) {
-                    Some(Value::Set(kind)) if set::counts(*kind) => Some(*kind),
-                    _ => None,
-                }
-            }
-            _ => None,
-        };
-        let replaced = changes.iter().filter_map(|change| match change {
-            Change::Set(key, _) => Some((key, counting(key)?)),
-            Change::Delete(_) => None,
-        });
-        // Whoever can't be asked begins anew: a count is worth no more.
-        observe::counted(&mut self.channel, replaced).unwrap_or_default()
-    }
-
     /// Takes in what has happened; says whether somebody else changed our
     /// tables, or may have.
     pub fn heard(&mut self) -> bool {
@@ -157,7 +133,6 @@ impl Nft {
         let mut left: BTreeMap<usize, &Change<Key, Value>> = changes.iter().enumerate().collect();
         let mut refused: BTreeMap<usize, ApplyError> = BTreeMap::new();
         let mut single = false;
-        let counted = self.counted(changes, observed);
         for _ in 0..TRIES {
             if left.is_empty() {
                 break;
@@ -166,7 +141,7 @@ impl Nft {
                 .iter()
                 .map(|(index, change)| (*index, *change))
                 .collect();
-            let messages = batch::batch(&batch, observed, &counted, single);
+            let messages = batch::batch(&batch, observed, single);
             match self.channel.transact(&messages) {
                 Ok(()) => {
                     left.clear();

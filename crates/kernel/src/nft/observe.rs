@@ -11,7 +11,7 @@ use l2isolate_model::{
 };
 
 use super::{
-    attribute::{Writer, be32, be64, text},
+    attribute::{be32, be64, text},
     batch::{family, hook_number},
     channel::Channel,
     compile::raise,
@@ -70,36 +70,6 @@ pub(crate) fn counters(
         }
     }
     Ok(())
-}
-
-/// What elements have counted so far, where they count at all.
-pub(crate) fn counted<'a>(
-    channel: &mut Channel,
-    keys: impl Iterator<Item = (&'a Key, SetType)>,
-) -> Result<BTreeMap<Key, Count>, Error> {
-    let mut all = BTreeMap::new();
-    for (key, kind) in keys {
-        let Key::Element(table, set, item) = key else {
-            continue;
-        };
-        let mut body = Writer::default();
-        body.string(NFTA_TABLE, TABLE);
-        body.string(NFTA_SET_ELEM_LIST_SET, set);
-        body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |to| {
-            set::write_item(to, *item, None, &[]);
-        });
-        let answer = channel.get(
-            "reading an element",
-            msg::GETSETELEM,
-            family(*table),
-            &body.finish(),
-        )?;
-        let found = set::read_items(lists(&answer), kind);
-        if let Some((_, _, Some(count))) = found.first() {
-            all.insert(key.clone(), *count);
-        }
-    }
-    Ok(all)
 }
 
 fn elements(
@@ -285,8 +255,8 @@ fn rule(expressions: &[u8], table: Table) -> Option<Vec<l2isolate_model::filter:
 pub(crate) fn read_anything(bytes: &[u8]) -> usize {
     use l2isolate_model::filter::{Each, Family};
     const KINDS: [SetType; 10] = [
-        SetType::Verdicts { counted: true },
-        SetType::Verdicts { counted: false },
+        SetType::Verdicts,
+        SetType::Devices(Each::Count),
         SetType::Devices(Each::Connections(5)),
         SetType::DeviceAddresses(Family::V6),
         SetType::Sources(Family::V4),

@@ -1,9 +1,8 @@
 //! Sets and maps: their types and elements as the kernel has them.
 //!
 //! What is done for each element (counting, limits) is told to the set, and
-//! the kernel gives it to every element. Two kinds of elements say it
-//! themselves: those that go on counting from somewhere, and those that count
-//! connections. For each of these that is left to the set, the kernel
+//! the kernel gives it to every element. Only those that count connections say
+//! it themselves: for each that is left to the set, the kernel
 //! (nft_set_elem_expr_setup, seen on 6.18) gives up a reference to connection
 //! tracking that it never took, until nothing is tracked any more.
 
@@ -51,7 +50,7 @@ impl Layout {
         let device = (datatype::IFNAME, NAME);
         let hardware = (datatype::ETHERADDR, HARDWARE);
         let (flags, parts): (u32, &[(u32, usize)]) = match kind {
-            SetType::Verdicts { .. } => (NFT_SET_MAP, &[device]),
+            SetType::Verdicts => (NFT_SET_MAP, &[device]),
             SetType::Devices(_) => (0, &[device]),
             SetType::DeviceAddresses(family) => (0, &[device, address(family)]),
             SetType::Sources(family) => (0, &[device, hardware, address(family)]),
@@ -91,7 +90,7 @@ fn statements(kind: SetType) -> Vec<Expression> {
     };
     match kind {
         SetType::Devices(Each::Nothing) => Vec::new(),
-        SetType::Verdicts { counted: true } | SetType::Devices(Each::Count) => vec![count],
+        SetType::Devices(Each::Count) => vec![count],
         SetType::Devices(Each::Over(over)) => vec![limit(over, true), count],
         SetType::Devices(Each::Within(within)) => vec![limit(within, false)],
         SetType::Devices(Each::Connections(most)) => vec![Expression::Connections(most), count],
@@ -181,25 +180,20 @@ pub(crate) fn read_type(attributes: &Attributes<'_>) -> Option<SetType> {
         [] => Each::Nothing,
         _ => Each::Count,
     };
-    let counted = !found.is_empty();
     let by_family = |kind: fn(Family) -> SetType| Family::ALL.map(kind);
-    [
-        SetType::Verdicts { counted },
-        SetType::Devices(each),
-        SetType::Ports,
-    ]
-    .into_iter()
-    .chain(by_family(SetType::DeviceAddresses))
-    .chain(by_family(SetType::Sources))
-    .chain(by_family(SetType::Addresses))
-    .chain(by_family(SetType::Ranges))
-    .find(|kind| {
-        let layout = Layout::of(*kind);
-        layout.flags == flags
-            && layout.key == key
-            && u32::try_from(layout.length) == Ok(length)
-            && statements(*kind) == found
-    })
+    [SetType::Verdicts, SetType::Devices(each), SetType::Ports]
+        .into_iter()
+        .chain(by_family(SetType::DeviceAddresses))
+        .chain(by_family(SetType::Sources))
+        .chain(by_family(SetType::Addresses))
+        .chain(by_family(SetType::Ranges))
+        .find(|kind| {
+            let layout = Layout::of(*kind);
+            layout.flags == flags
+                && layout.key == key
+                && u32::try_from(layout.length) == Ok(length)
+                && statements(*kind) == found
+        })
 }
 
 /// Whether elements of it count.
@@ -207,19 +201,12 @@ pub(crate) fn counts(kind: SetType) -> bool {
     statements(kind).contains(&Expression::Count(0, 0))
 }
 
-/// The statements that an element of a set says itself; `count`: where its
-/// counter begins, if not at nothing.
-pub(crate) fn said(kind: SetType, count: Option<Count>) -> Vec<Expression> {
-    let begin = |statement| match (statement, count) {
-        (Expression::Count(..), Some(Count { packets, bytes })) => {
-            Expression::Count(bytes, packets)
-        }
-        (other, _) => other,
-    };
-    if count.is_none() && !matches!(kind, SetType::Devices(Each::Connections(_))) {
-        return Vec::new();
+/// The statements that an element of a set says itself.
+pub(crate) fn said(kind: SetType) -> Vec<Expression> {
+    match kind {
+        SetType::Devices(Each::Connections(_)) => statements(kind),
+        _ => Vec::new(),
     }
-    statements(kind).into_iter().map(begin).collect()
 }
 
 /// Writes an element, with what it says itself.
@@ -349,7 +336,7 @@ fn read_value(element: &Attributes<'_>, kind: SetType) -> (Value, Option<Count>)
         return (Value::Foreign, None);
     };
     drop(found);
-    if !matches!(kind, SetType::Verdicts { .. }) {
+    if !matches!(kind, SetType::Verdicts) {
         return (Value::Element(None), count);
     }
     let verdict = element.value(NFTA_SET_ELEM_DATA).and_then(read_verdict);

@@ -61,10 +61,7 @@ fn set(out: &mut String, objects: &Objects, table: Table, name: &Name, kind: Set
     };
     let interval = " flags interval;".to_owned();
     let (word, of, more) = match kind {
-        SetType::Verdicts { counted } => {
-            let counter = if counted { " counter;" } else { "" };
-            ("map", "ifname : verdict".to_owned(), counter.to_owned())
-        }
+        SetType::Verdicts => ("map", "ifname : verdict".to_owned(), String::new()),
         SetType::Devices(Each::Nothing) => ("set", "ifname".to_owned(), String::new()),
         SetType::Devices(each) => ("set", "ifname".to_owned(), format!(" {};", of_each(each))),
         SetType::DeviceAddresses(family) => (

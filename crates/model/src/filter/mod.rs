@@ -105,12 +105,8 @@ pub enum Value {
 /// What a set holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetType {
-    /// A map from devices to verdicts; `counted`: counts for each device how
-    /// often it was asked for.
-    Verdicts {
-        /// Whether it counts.
-        counted: bool,
-    },
+    /// A map from devices to verdicts.
+    Verdicts,
     /// Devices, with what is done whenever one of them is looked up. A limit
     /// is a part of the match: below it the device isn't found.
     Devices(Each),

@@ -23,17 +23,27 @@ const BEFORE_TRACKING: i32 = -300;
 const FILTER: i32 = 0;
 const BEFORE_FILTER: i32 = -1;
 
+/// Ports of DHCP's servers and clients (RFC 2131, RFC 8415).
+const SERVERS: [(u16, u16); 2] = [(67, 68), (547, 546)];
+
 /// Where guests find metadata (EC2's convention; neutron-lib METADATA_V6_IP).
 const METADATA: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
 ];
 
-/// Plans what all ports share.
+/// Plans what all ports share, while no port is known.
 #[must_use]
-pub fn plan(config: &FilterConfig) -> Objects {
+pub fn base(config: &FilterConfig) -> Objects {
+    plan(config, true)
+}
+
+/// Plans what all ports share. `tracked`: known flows of all ports pass without
+/// asking again; so nobody has to be asked whose they are.
+pub(crate) fn plan(config: &FilterConfig, tracked: bool) -> Objects {
     let mut base = Base {
         config,
+        tracked,
         sets: &Sets::new(config),
         objects: Objects::new(),
     };
@@ -52,6 +62,7 @@ pub fn plan(config: &FilterConfig) -> Objects {
 
 struct Base<'a> {
     config: &'a FilterConfig,
+    tracked: bool,
     sets: &'a Sets,
     objects: Objects,
 }
@@ -71,13 +82,13 @@ impl Base<'_> {
     fn sets(&mut self) {
         let sets = self.sets;
         let inet = Table::Inet;
-        for (map, counted) in [
-            (&sets.others, false),
-            (&sets.from, true),
-            (&sets.to, true),
-            (&sets.prefixes, false),
+        for map in [
+            &sets.others,
+            &sets.groups_from,
+            &sets.groups_to,
+            &sets.prefixes,
         ] {
-            self.set(inet, map, SetType::Verdicts { counted });
+            self.set(inet, map, SetType::Verdicts);
         }
         for (name, each) in sets.devices(self.config) {
             self.set(inet, name, SetType::Devices(each));
@@ -102,7 +113,7 @@ impl Base<'_> {
         }
         let arp = Table::Arp;
         for map in [&sets.others, &sets.prefixes] {
-            self.set(arp, map, SetType::Verdicts { counted: false });
+            self.set(arp, map, SetType::Verdicts);
         }
         self.set(arp, &sets.secured, SetType::Devices(Each::Nothing));
         self.set(arp, &sets.senders, SetType::Sources(Family::V4));
@@ -117,7 +128,8 @@ impl Base<'_> {
         let find = |way, set: &Name| Term::DeviceIn(way, Name::clone(set));
         let ask = |way, map: &Name| vec![Term::Dispatch(way, Name::clone(map))];
         let to = |chain| Term::Jump(names::fixed(chain));
-        let secured = |chain| vec![find(Way::In, &sets.secured), to(chain)];
+        let found = |way, set, chain| vec![find(way, set), to(chain)];
+        let secured = |chain| found(Way::In, &sets.secured, chain);
         let hook = |place, priority| Hook { place, priority };
         let inet: [(&str, Hook, Way, Vec<Rule>); 5] = [
             (
@@ -130,19 +142,19 @@ impl Base<'_> {
                 "forward-from",
                 hook(Place::Forward, BEFORE_FILTER),
                 Way::In,
-                vec![ask(Way::In, &sets.from)],
+                vec![found(Way::In, &sets.sent, names::JUDGE_FROM)],
             ),
             (
                 "forward-to",
                 hook(Place::Forward, FILTER),
                 Way::Out,
-                vec![ask(Way::Out, &sets.to)],
+                vec![found(Way::Out, &sets.received, names::JUDGE_TO)],
             ),
             (
                 "input",
                 hook(Place::Input, FILTER),
                 Way::In,
-                vec![vec![find(Way::In, &sets.host), to(names::HOST)]],
+                vec![found(Way::In, &sets.host, names::HOST)],
             ),
             (
                 "output",
@@ -176,7 +188,7 @@ impl Base<'_> {
         }
     }
 
-    /// Chains that taps and profiles lead to.
+    /// Chains that taps lead to.
     fn chains(&mut self) {
         let sets = self.sets;
         let (inet, arp) = (Table::Inet, Table::Arp);
@@ -212,29 +224,72 @@ impl Base<'_> {
             ];
             self.chain(inet, chain, None, rules);
         }
-        let mut from: Vec<Rule> = Family::ALL.map(protected).into();
-        from.push(limit(&[Term::New], &sets.new));
-        from.push(limit(&[Term::New], &sets.connections_from));
-        self.chain(inet, names::FIRST_FROM, None, from);
-        let to = vec![vec![
-            Term::New,
-            Term::DeviceIn(Way::Out, Name::clone(&sets.connections_to)),
-            Term::Drop,
-        ]];
-        self.chain(inet, names::FIRST_TO, None, to);
-        for (chain, first) in [
-            (names::OPEN_FROM, names::FIRST_FROM),
-            (names::OPEN_TO, names::FIRST_TO),
+        for (chain, rules) in [
+            (names::JUDGE_FROM, self.judge_from()),
+            (names::JUDGE_TO, self.judge_to()),
         ] {
-            let rules = vec![
-                vec![Term::Known, Term::Accept],
-                vec![Term::Jump(names::fixed(first))],
-                vec![Term::Accept],
-            ];
             self.chain(inet, chain, None, rules);
         }
         self.chain(inet, names::HOST, None, host(self.config, sets));
         self.chain(inet, names::SERVICES, None, services(self.config));
+    }
+
+    /// What a guest sends through the host. What is known comes first and goes on
+    /// at once; the rest is of first packets, and of ports that ask for each.
+    fn judge_from(&self) -> Vec<Rule> {
+        let sets = self.sets;
+        let mut rules = vec![self.known(Way::In)];
+        rules.extend(SERVERS.map(|(server, client)| self.server(Way::In, server, client)));
+        rules.extend(Family::ALL.map(protected));
+        rules.push(limit(&[Term::New], &sets.new));
+        rules.push(limit(&[Term::New], &sets.connections_from));
+        rules.push(vec![Term::Dispatch(
+            Way::In,
+            Name::clone(&sets.groups_from),
+        )]);
+        rules.push(vec![Term::Jump(names::fixed(names::REFUSED_FROM))]);
+        rules
+    }
+
+    /// What is sent to a guest.
+    fn judge_to(&self) -> Vec<Rule> {
+        let sets = self.sets;
+        let mut rules = vec![self.known(Way::Out)];
+        rules.extend(SERVERS.map(|(server, client)| self.server(Way::Out, client, server)));
+        rules.push(vec![
+            Term::New,
+            Term::DeviceIn(Way::Out, Name::clone(&sets.connections_to)),
+            Term::Drop,
+        ]);
+        rules.push(vec![Term::Dispatch(Way::Out, Name::clone(&sets.groups_to))]);
+        rules.push(vec![Term::Jump(names::fixed(names::REFUSED_TO))]);
+        rules
+    }
+
+    fn known(&self, way: Way) -> Rule {
+        let whose = Term::DeviceIn(way, Name::clone(&self.sets.tracked));
+        let whose = (!self.tracked).then_some(whose);
+        [Term::Known]
+            .into_iter()
+            .chain(whose)
+            .chain([Term::Accept])
+            .collect()
+    }
+
+    /// A secured guest is never a DHCP server. It neither sends as one nor is
+    /// asked as one; so there is no flow either, and known ones needn't be
+    /// looked at.
+    fn server(&self, way: Way, source: u16, destination: u16) -> Rule {
+        let chain = match way {
+            Way::In => names::SPOOFED,
+            Way::Out => names::REFUSED_TO,
+        };
+        vec![
+            Term::Protocol(17),
+            Term::Ports(source, destination),
+            Term::DeviceIn(way, Name::clone(&self.sets.secured)),
+            Term::Jump(names::fixed(chain)),
+        ]
     }
 }
 
@@ -266,16 +321,9 @@ fn check_source(sets: &Sets) -> Vec<Rule> {
         let what = [Term::Family(family)].into_iter().chain(what);
         what.chain(source).collect()
     };
-    // Never a DHCP server, whichever the source.
-    let server = |(source, destination)| {
-        vec![
-            Term::Protocol(17),
-            Term::Ports(source, destination),
-            Term::Jump(names::fixed(names::SPOOFED)),
-        ]
-    };
-    let mut rules: Vec<Rule> = [(67, 68), (547, 546)].map(server).into();
-    rules.extend(Family::ALL.map(|family| accept(family, &sets.sources, Vec::new())));
+    let mut rules: Vec<Rule> = Family::ALL
+        .map(|family| accept(family, &sets.sources, Vec::new()))
+        .into();
     let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
     let dhcp = vec![
         Term::Address(Side::Destination, broadcast),

@@ -40,7 +40,7 @@ impl Counters {
         let inet = |names: &[&Name]| all(Table::Inet, names);
         let both = |name: &Name| Table::ALL.map(|table| (table, Name::clone(name))).into();
         Self {
-            from: inet(&[&sets.from, &sets.host]),
+            from: inet(&[&sets.sent, &sets.host]),
             from_dropped: inet(&[&sets.dropped_from]),
             from_limited: inet(&[
                 &sets.new,
@@ -51,7 +51,7 @@ impl Counters {
             ]),
             arp_limited: all(Table::Arp, &[&sets.arp]),
             spoofed: both(&sets.spoofed),
-            to: inet(&[&sets.to]),
+            to: inet(&[&sets.received]),
             to_dropped: inet(&[&sets.dropped_to]),
             to_limited: inet(&[&sets.connections_to]),
         }

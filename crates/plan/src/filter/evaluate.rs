@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 use l2isolate_model::{
     IfName,
-    filter::{Family, Item, Key, Name, Objects, Side, Table, Term, Value, Verdict},
+    filter::{Family, Item, Key, Name, Objects, Side, Table, Term, Value, Verdict, Way},
     port::CheckedPort,
 };
 use l2isolate_reconcile::Reconciler;
@@ -140,35 +140,28 @@ pub fn would_begin(view: &impl View, taps: &Taps, packet: &Packet) -> bool {
             return false;
         }
     }
-    let asked = |map: &str, tap: &IfName| accepts(view, map, *tap, packet);
+    let asked = |way, set, chain, tap: &IfName| {
+        let asked = Asked {
+            view,
+            packet,
+            tap: *tap,
+            way,
+        };
+        asked.judged(set, chain)
+    };
     // What isn't for a tap is for elsewhere, or for the host itself.
     let leaves = from.is_empty()
-        || from
-            .iter()
-            .any(|tap| asked(names::FROM, tap) || (to.is_empty() && served(view, *tap, packet)));
+        || from.iter().any(|tap| {
+            asked(Way::In, names::SENT, names::JUDGE_FROM, tap)
+                || (to.is_empty() && asked(Way::In, names::HOST, names::HOST, tap))
+        });
     // What isn't from a tap is taken for something from elsewhere. A flow of the
     // host's own begins again by itself.
-    let arrives = to.is_empty() || to.iter().any(|tap| asked(names::TO, tap));
+    let arrives = to.is_empty()
+        || to
+            .iter()
+            .any(|tap| asked(Way::Out, names::RECEIVED, names::JUDGE_TO, tap));
     leaves && arrives
-}
-
-/// What a map of taps leads to.
-fn accepts(view: &impl View, map: &str, tap: IfName, packet: &Packet) -> bool {
-    let key = Key::Element(Table::Inet, names::fixed(map), Item::Device(tap));
-    match view.object(&key) {
-        Some(Value::Element(Some(Verdict::Accept))) => true,
-        Some(Value::Element(Some(Verdict::Jump(chain)))) => {
-            Asked { view, packet, tap }.chain(chain, DEPTH) == Some(true)
-        }
-        _ => false,
-    }
-}
-
-/// Whether the host's services are for it.
-fn served(view: &impl View, tap: IfName, packet: &Packet) -> bool {
-    let host = names::fixed(names::HOST);
-    let key = Key::Element(Table::Inet, Name::clone(&host), Item::Device(tap));
-    view.object(&key).is_some() && Asked { view, packet, tap }.chain(&host, DEPTH) == Some(true)
 }
 
 struct Asked<'a, V> {
@@ -176,9 +169,26 @@ struct Asked<'a, V> {
     packet: &'a Packet,
     /// The guest's end, whose chains are asked.
     tap: IfName,
+    /// Whether the guest sends or receives.
+    way: Way,
 }
 
 impl<V: View> Asked<'_, V> {
+    /// Whether the chain behind a set of devices lets the packet pass.
+    fn judged(&self, set: &str, chain: &str) -> bool {
+        self.device_in(&names::fixed(set)) && self.chain(&names::fixed(chain), DEPTH) == Some(true)
+    }
+
+    fn device(&self, set: &Name) -> Option<&Value> {
+        let item = Item::Device(self.tap);
+        let key = Key::Element(Table::Inet, Name::clone(set), item);
+        self.view.object(&key)
+    }
+
+    fn device_in(&self, set: &Name) -> bool {
+        self.device(set).is_some()
+    }
+
     /// A chain's verdict; `None`: it has none.
     fn chain(&self, name: &Name, depth: usize) -> Option<bool> {
         let key = Key::Chain(Table::Inet, Name::clone(name));
@@ -197,6 +207,13 @@ impl<V: View> Asked<'_, V> {
                 Term::Accept => return Some(true),
                 Term::Drop => return Some(false),
                 Term::Jump(chain) => return self.chain(chain, depth),
+                Term::Dispatch(way, map) if *way == self.way => {
+                    return match self.device(map)? {
+                        Value::Element(Some(Verdict::Accept)) => Some(true),
+                        Value::Element(Some(Verdict::Jump(chain))) => self.chain(chain, depth),
+                        _ => Some(false),
+                    };
+                }
                 _ if self.matches(term) => {}
                 _ => return None,
             }
@@ -238,7 +255,11 @@ impl<V: View> Asked<'_, V> {
                 self.view.object(&key).is_some()
             }
             Term::Unknown | Term::New | Term::Count(_) | Term::Log(..) => true,
-            // Sets of devices are limits, or only count what is dropped anyway.
+            // Whose sources are checked; the other sets of devices are limits, or
+            // only count what is dropped anyway.
+            Term::DeviceIn(way, set) if *way == self.way && **set == *names::SECURED => {
+                self.device_in(set)
+            }
             Term::Known | Term::DeviceIn(..) => false,
             // Asked elsewhere, or of other packets.
             Term::DevicePrefix(..)

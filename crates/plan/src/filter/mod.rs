@@ -25,7 +25,7 @@ mod ranges;
 mod rule;
 mod tap;
 
-pub use base::plan as base;
+pub use base::base;
 pub use config::{FilterConfig, Limits};
 pub use counters::Counters;
 pub use evaluate::{Packet, Taps, View, would_begin};

@@ -13,11 +13,15 @@ use l2isolate_model::{
 
 use super::{FilterConfig, Profile};
 
-/// Maps and a set of devices that are asked by more than the chains, and the
-/// chain behind the last.
-pub(crate) const FROM: &str = "from";
-pub(crate) const TO: &str = "to";
+/// Sets of devices that are asked by more than the chains, and the chains
+/// behind them.
+pub(crate) const SENT: &str = "sent";
+pub(crate) const RECEIVED: &str = "received";
+pub(crate) const JUDGE_FROM: &str = "judge-from";
+pub(crate) const JUDGE_TO: &str = "judge-to";
 pub(crate) const HOST: &str = "host";
+/// Taps whose sources are checked.
+pub(crate) const SECURED: &str = "secured";
 
 /// Packets of taps that nobody knows.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -26,12 +30,8 @@ pub(crate) const UNKNOWN: &str = "unknown";
 pub(crate) const CHECK_SOURCE: &str = "check-source";
 pub(crate) const CHECK_SENDER: &str = "check-sender";
 pub(crate) const SPOOFED: &str = "spoofed";
-pub(crate) const FIRST_FROM: &str = "first-from";
-pub(crate) const FIRST_TO: &str = "first-to";
 pub(crate) const REFUSED_FROM: &str = "refused-from";
 pub(crate) const REFUSED_TO: &str = "refused-to";
-pub(crate) const OPEN_FROM: &str = "open-from";
-pub(crate) const OPEN_TO: &str = "open-to";
 pub(crate) const SERVICES: &str = "services";
 
 /// Maps and sets in which every tap has its elements: made once, since each
@@ -42,9 +42,15 @@ pub(crate) struct Sets {
     /// instead; both in both tables.
     pub(crate) secured: Name,
     pub(crate) others: Name,
+    /// Taps that may send through the host, and be sent to; they count what is
+    /// sent, refused or not.
+    pub(crate) sent: Name,
+    pub(crate) received: Name,
+    /// Of these, those whose known flows pass without asking again.
+    pub(crate) tracked: Name,
     /// Who judges what a tap sends through the host, and what is sent to it.
-    pub(crate) from: Name,
-    pub(crate) to: Name,
+    pub(crate) groups_from: Name,
+    pub(crate) groups_to: Name,
     /// Taps that may ask the host for something, and to which it may send.
     pub(crate) host: Name,
     pub(crate) served: Name,
@@ -86,10 +92,13 @@ impl Sets {
         };
         let count = |what: &str, most: u32| -> Name { format!("limit-{what}-{most}").into() };
         Self {
-            secured: fixed("secured"),
+            secured: fixed(SECURED),
             others: fixed("others"),
-            from: fixed(FROM),
-            to: fixed(TO),
+            sent: fixed(SENT),
+            received: fixed(RECEIVED),
+            tracked: fixed("tracked"),
+            groups_from: fixed("groups-from"),
+            groups_to: fixed("groups-to"),
             host: fixed(HOST),
             served: fixed("served"),
             shut: fixed("shut"),
@@ -113,10 +122,13 @@ impl Sets {
     }
 
     /// The sets of devices in the table `inet`, with what they do for each.
-    pub(crate) fn devices(&self, config: &FilterConfig) -> [(&Name, Each); 14] {
+    pub(crate) fn devices(&self, config: &FilterConfig) -> [(&Name, Each); 17] {
         let limits = &config.limits;
         [
             (&self.secured, Each::Nothing),
+            (&self.sent, Each::Count),
+            (&self.received, Each::Count),
+            (&self.tracked, Each::Nothing),
             (&self.host, Each::Count),
             (&self.served, Each::Nothing),
             (&self.shut, Each::Nothing),
@@ -181,7 +193,7 @@ pub(crate) fn group(id: &GroupId, direction: Direction) -> Name {
     format!("group-{id}-{direction}").into()
 }
 
-/// The chain of ports that have these groups. Group ids are too long to stand
+/// The chain of ports that have these groups, which are several. Group ids are too long to stand
 /// in one name, so it holds a digest of them; the chain itself names them.
 pub(crate) fn profile(groups: &Profile, direction: Direction) -> Name {
     let direction = match direction {

@@ -11,6 +11,7 @@ use l2isolate_model::{
     filter::{Key, Objects, Value},
     group::Group,
     intent::{Intent, Outcome},
+    port::CheckedPort,
     problem::Problem,
 };
 
@@ -23,6 +24,8 @@ pub struct Planner {
     sets: Sets,
     /// The profile of each tap's port, as last planned.
     taps: BTreeMap<IfName, Profile>,
+    /// Taps whose known flows are judged anew with each packet, or refused.
+    untracked: BTreeSet<IfName>,
     /// The taps of each profile.
     profiles: BTreeMap<Profile, BTreeSet<IfName>>,
     /// The profiles of each group that has ports here.
@@ -73,6 +76,7 @@ impl Planner {
             sets: Sets::new(&config),
             config,
             taps: BTreeMap::new(),
+            untracked: BTreeSet::new(),
             profiles: BTreeMap::new(),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -138,7 +142,8 @@ impl Planner {
             // Nothing was planned before that could be amended.
             Plan::But(_) => None,
         });
-        let base = (Owner::Base, base(&planner.config));
+        let tracked = planner.untracked.is_empty();
+        let base = (Owner::Base, base::plan(&planner.config, tracked));
         whole
             .chain([base])
             .filter(|(_, objects)| !objects.is_empty())
@@ -186,13 +191,24 @@ impl Planner {
             planned.push((Owner::Group(id.clone()), Plan::Whole(objects)));
         }
         for profile in &dirty.profiles {
-            let objects = self.plan_profile(intent, profile);
+            let objects = self.plan_profile(profile);
             planned.push((Owner::Profile(Arc::clone(profile)), Plan::Whole(objects)));
         }
+        let none = self.untracked.is_empty();
         for tap in &dirty.taps {
             let port = intent.on_tap(*tap).map(AsRef::as_ref);
-            let objects = tap::plan(*tap, port, &self.config, &self.sets);
+            let tracked = port.is_some_and(|port| is_tracked(intent, port));
+            if tracked || port.is_none() {
+                self.untracked.remove(tap);
+            } else {
+                self.untracked.insert(*tap);
+            }
+            let objects = tap::plan(*tap, port, tracked, &self.config, &self.sets);
             planned.push((Owner::Tap(*tap), Plan::Whole(objects)));
+        }
+        if none != self.untracked.is_empty() {
+            let objects = base::plan(&self.config, !none);
+            planned.push((Owner::Base, Plan::Whole(objects)));
         }
         planned
     }
@@ -207,14 +223,14 @@ impl Planner {
             }
             dirty.members.insert(id.clone());
         }
-        if let Some(users) = self.users.get(&id) {
+        if self.users.contains_key(&id) {
             let stateful = group.is_none_or(|group| group.stateful);
             if self
                 .groups
                 .get(&id)
                 .is_some_and(|known| known.stateful != stateful)
             {
-                dirty.profiles.extend(users.iter().cloned());
+                dirty.taps.extend(self.taps_of(&id));
             }
             dirty.groups.insert(id);
         }
@@ -336,12 +352,12 @@ impl Planner {
         )
     }
 
-    fn plan_profile(&self, intent: &Intent, profile: &Profile) -> Objects {
-        if !self.profiles.contains_key(profile) {
-            return Objects::new();
+    fn plan_profile(&self, profile: &Profile) -> Objects {
+        if self.profiles.contains_key(profile) {
+            profile::plan(profile)
+        } else {
+            Objects::new()
         }
-        let stateful = |id| intent.group(id).is_none_or(|group| group.stateful);
-        profile::plan(profile, profile.iter().all(stateful))
     }
 
     fn plan_group(&mut self, intent: &Intent, id: &GroupId) -> Objects {
@@ -358,6 +374,16 @@ impl Planner {
             self.problems.insert(id.clone(), problems);
         }
         objects
+    }
+}
+
+/// Whether a port's known flows pass without asking again: all its groups are
+/// stateful, and it isn't administratively down.
+fn is_tracked(intent: &Intent, port: &CheckedPort) -> bool {
+    let stateful = |id: &GroupId| intent.group(id).is_none_or(|group| group.stateful);
+    match profile::of(port) {
+        Some(profile) => profile.iter().all(stateful),
+        None => port.port.admin_state_up,
     }
 }
 

@@ -1,15 +1,16 @@
 //! The chains of a profile: what judges the packets of all ports that have the
 //! same security groups.
 //!
-//! A port's map entries lead to its profile's chains, so that a change of the
+//! A port's map entries lead to its group's chains, or if it has several, to the
+//! chains of its profile, which ask one after the other. So a change of the
 //! port's groups changes two entries, and the number of chains depends on how
-//! many combinations of groups there are, not on how many ports.
+//! many groups and combinations of groups there are, not on how many ports.
 
 use std::sync::Arc;
 
 use l2isolate_model::{
     GroupId,
-    filter::{Chain, Key, Objects, Table, Term, Value},
+    filter::{Chain, Key, Name, Objects, Table, Term, Value},
     group::Direction,
     port::CheckedPort,
 };
@@ -31,27 +32,28 @@ pub(crate) fn of(port: &CheckedPort) -> Option<Profile> {
     Some(groups.into())
 }
 
-/// Plans a profile's chains. `stateful`: none of its groups is stateless.
-pub(crate) fn plan(profile: &Profile, stateful: bool) -> Objects {
-    let ways = [
-        (Direction::Egress, names::FIRST_FROM, names::REFUSED_FROM),
-        (Direction::Ingress, names::FIRST_TO, names::REFUSED_TO),
-    ];
-    let chain = |(direction, first, refused)| {
-        let jump = |chain| vec![Term::Jump(chain)];
-        let mut rules = Vec::with_capacity(profile.len() + 3);
-        if stateful {
-            rules.push(vec![Term::Known, Term::Accept]);
-        }
-        rules.push(jump(names::fixed(first)));
-        rules.extend(
-            profile
-                .iter()
-                .map(|group| jump(names::group(group, direction))),
-        );
-        rules.push(jump(names::fixed(refused)));
+/// What judges a port of this profile; `None`: nobody, so all is refused.
+pub(crate) fn judge(profile: &Profile, direction: Direction) -> Option<Name> {
+    match profile.as_ref() {
+        [] => None,
+        [group] => Some(names::group(group, direction)),
+        _ => Some(names::profile(profile, direction)),
+    }
+}
+
+/// Plans a profile's chains, if it needs any.
+pub(crate) fn plan(profile: &Profile) -> Objects {
+    if profile.len() < 2 {
+        return Objects::new();
+    }
+    let chain = |direction| {
+        let ask = |group| vec![Term::Jump(names::group(group, direction))];
+        let rules = profile.iter().map(ask).collect();
         let key = Key::Chain(Table::Inet, names::profile(profile, direction));
         (key, Value::Chain(Chain { hook: None, rules }))
     };
-    ways.map(chain).into_iter().collect()
+    [Direction::Egress, Direction::Ingress]
+        .map(chain)
+        .into_iter()
+        .collect()
 }

@@ -29,11 +29,13 @@ pub fn sources(port: &CheckedPort) -> impl Iterator<Item = (Mac, IpNet)> {
     own.chain(pairs.map(|pair| (pair.mac.unwrap_or(port.port.mac), pair.address.trunc())))
 }
 
-/// Plans a tap: `port` is the port that has it. What isn't planned is dropped,
-/// see [`super::base`].
+/// Plans a tap: `port` is the port that has it; `tracked` says whether its known
+/// flows pass without asking again. What isn't planned is dropped, see
+/// [`super::base`].
 pub(crate) fn plan(
     tap: IfName,
     port: Option<&CheckedPort>,
+    tracked: bool,
     config: &FilterConfig,
     sets: &Sets,
 ) -> Objects {
@@ -50,6 +52,9 @@ pub(crate) fn plan(
         Some(profile) => plan.secured(&profile, config),
         None if port.port.admin_state_up => plan.open(config),
         None => plan.shut(),
+    }
+    if tracked {
+        plan.devices(Table::Inet, &[&sets.tracked]);
     }
     plan.objects
 }
@@ -92,8 +97,16 @@ impl TapPlan<'_> {
         let (sets, inet) = (self.sets, Table::Inet);
         self.entry(inet, &sets.others, jump(names::REFUSED_FROM));
         self.entry(Table::Arp, &sets.others, Verdict::Drop);
-        self.entry(inet, &sets.to, jump(names::REFUSED_TO));
-        self.devices(inet, &[&sets.shut, &sets.dropped_from, &sets.dropped_to]);
+        // Nobody judges it, so all is refused.
+        self.devices(
+            inet,
+            &[
+                &sets.received,
+                &sets.shut,
+                &sets.dropped_from,
+                &sets.dropped_to,
+            ],
+        );
     }
 
     /// Without port security: no groups, and anybody's addresses.
@@ -102,8 +115,9 @@ impl TapPlan<'_> {
         for table in Table::ALL {
             self.entry(table, &sets.others, Verdict::Accept);
         }
-        self.entry(inet, &sets.from, jump(names::OPEN_FROM));
-        self.entry(inet, &sets.to, jump(names::OPEN_TO));
+        for map in [&sets.groups_from, &sets.groups_to] {
+            self.entry(inet, map, Verdict::Accept);
+        }
         self.limits(config);
     }
 
@@ -112,9 +126,14 @@ impl TapPlan<'_> {
         for table in Table::ALL {
             self.devices(table, &[&sets.secured, &sets.spoofed]);
         }
-        let judge = |direction| Verdict::Jump(names::profile(profile, direction));
-        self.entry(Table::Inet, &sets.from, judge(Direction::Egress));
-        self.entry(Table::Inet, &sets.to, judge(Direction::Ingress));
+        for (map, direction) in [
+            (&sets.groups_from, Direction::Egress),
+            (&sets.groups_to, Direction::Ingress),
+        ] {
+            if let Some(judge) = profile::judge(profile, direction) {
+                self.entry(Table::Inet, map, Verdict::Jump(judge));
+            }
+        }
         self.limits(config);
         self.addresses();
         self.prefixes(Table::Inet, "sources", self.source_prefixes());
@@ -137,6 +156,8 @@ impl TapPlan<'_> {
     fn limits(&mut self, config: &FilterConfig) {
         let sets = self.sets;
         let inet = [
+            &sets.sent,
+            &sets.received,
             &sets.host,
             &sets.served,
             &sets.dropped_from,
