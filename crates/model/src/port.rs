@@ -55,6 +55,9 @@ pub struct Port {
     /// Security groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupId>,
+    /// False: the guest is told nothing by DHCP nor by router advertisements,
+    /// whatever its subnets say.
+    pub dhcp: bool,
     /// Neutron's `extra_dhcp_opts`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dhcp_options: Vec<DhcpOption>,
@@ -130,6 +133,15 @@ pub struct CheckedPort {
     pub port: Arc<Port>,
     /// Its addresses, each with its subnet; no address twice.
     pub addresses: Vec<(IpAddr, Arc<Subnet>)>,
+}
+
+impl CheckedPort {
+    /// Whether the guest is told what this subnet of its says, by DHCP or
+    /// router advertisements.
+    #[must_use]
+    pub fn dhcp(&self, subnet: &Subnet) -> bool {
+        self.port.dhcp && subnet.dhcp
+    }
 }
 
 impl Port {
@@ -258,6 +270,10 @@ pub(crate) struct PortDocument {
     /// Security groups.
     #[serde(default)]
     groups: Vec<GroupId>,
+    /// False: the guest is told nothing by DHCP nor by router advertisements,
+    /// whatever its subnets say.
+    #[serde(default = "yes")]
+    dhcp: bool,
     /// Neutron's `extra_dhcp_opts`.
     #[serde(default)]
     dhcp_options: Vec<DhcpOption>,
@@ -291,6 +307,7 @@ impl<'de> Deserialize<'de> for Port {
             port_security: d.port_security,
             allowed_address_pairs: d.allowed_address_pairs,
             groups: d.groups,
+            dhcp: d.dhcp,
             dhcp_options: d.dhcp_options,
             metadata: d.metadata,
             binding: d.binding,

@@ -31,3 +31,4 @@ mod settings;
 mod shrink;
 mod states;
 mod taps;
+mod units;

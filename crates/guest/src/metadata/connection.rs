@@ -12,6 +12,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use l2isolate_model::metadata;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     time::{sleep, timeout},
@@ -166,13 +167,25 @@ async fn serve(
 ) {
     // Answers are written whole; nothing is won by waiting for more.
     let _ = stream.set_nodelay(true);
-    let limits = &shared.limits;
-    if !has_spoken(&stream, limits.header_time, &mut end).await {
+    if has_spoken(&stream, shared.limits.header_time, &mut end).await {
+        converse(&shared, &tap, stream, peer, end).await;
+    } else {
         debug!(tap = %tap.name, %peer, "nothing was asked");
-        return;
     }
+    drop(place);
+}
+
+/// Answers what is asked on a connection, until one of the two ends it.
+pub(super) async fn converse(
+    shared: &Shared,
+    tap: &Tap,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: SocketAddr,
+    mut end: End,
+) {
+    let limits = &shared.limits;
     let service = service_fn(|request| async {
-        Ok::<_, Infallible>(shared.proxy.answer(&tap, peer.ip(), request).await)
+        Ok::<_, Infallible>(shared.proxy.answer(tap, peer.ip(), request).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -207,7 +220,6 @@ async fn serve(
     if let Err(error) = result {
         debug!(tap = %tap.name, %peer, %error, "connection of a guest");
     }
-    drop(place);
 }
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ mod proxy;
 mod secret;
 mod service;
 mod socket;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod throttle;
 mod upstream;
 

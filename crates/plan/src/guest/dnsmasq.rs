@@ -96,7 +96,7 @@ impl Server<'_> {
 fn leased(port: &CheckedPort) -> Option<(Ipv4Addr, Ipv4Net, &Subnet)> {
     let mut all = port.addresses.iter();
     all.find_map(|(address, subnet)| match (address, subnet.cidr) {
-        (IpAddr::V4(address), ipnet::IpNet::V4(net)) if subnet.dhcp => {
+        (IpAddr::V4(address), ipnet::IpNet::V4(net)) if port.dhcp(subnet) => {
             Some((*address, net, subnet.as_ref()))
         }
         _ => None,

@@ -97,7 +97,7 @@ fn router(
     config: &GuestConfig,
 ) -> Option<Router> {
     let announced = || {
-        let served = subnets.iter().filter(|(_, _, subnet)| subnet.dhcp);
+        let served = subnets.iter().filter(|(_, _, subnet)| port.dhcp(subnet));
         served.filter_map(|(_, net, subnet)| Some((*net, *subnet, mode(subnet)?)))
     };
     announced().next()?;
@@ -132,7 +132,7 @@ fn dhcp(
     problems: &mut Problems,
 ) -> Option<Dhcp> {
     let served = || {
-        let served = subnets.iter().filter(|(_, _, subnet)| subnet.dhcp);
+        let served = subnets.iter().filter(|(_, _, subnet)| port.dhcp(subnet));
         served.filter(|(_, _, subnet)| mode(subnet) != Some(Ipv6Mode::Slaac))
     };
     let (first, ..) = served().next()?;

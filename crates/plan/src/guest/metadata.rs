@@ -45,15 +45,15 @@ pub fn plan(
             .or_else(|| metadata.name.clone())
             .unwrap_or_else(|| name_of(checked)),
         networks: (checked.addresses.iter())
-            .map(|(address, subnet)| network(*address, subnet))
+            .map(|(address, subnet)| network(*address, subnet, checked.dhcp(subnet)))
             .collect(),
         metadata,
     })
 }
 
-fn network(address: IpAddr, subnet: &Subnet) -> Network {
+fn network(address: IpAddr, subnet: &Subnet, dhcp: bool) -> Network {
     let method = match (address, subnet.ipv6_address_mode) {
-        (_, _) if !subnet.dhcp => Method::Static,
+        (_, _) if !dhcp => Method::Static,
         (IpAddr::V6(_), Some(mode)) => Method::Ipv6(mode),
         // Neutron: without a mode nothing of ours gives out IPv6 addresses.
         (IpAddr::V6(_), None) => Method::Static,

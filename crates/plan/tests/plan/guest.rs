@@ -93,6 +93,19 @@ fn who_isnt_here_is_told_nothing() {
     assert!(neither.objects.is_empty() && neither.ipv6.is_none());
 }
 
+/// With DHCP off for the port its subnets' word counts for nothing: no lease, no
+/// advertisement, no DHCPv6. Neighbours are found all the same: a guest that is
+/// configured by hand needs them.
+#[test]
+fn a_port_with_dhcp_off_is_told_nothing() {
+    let plan = of(port(json!({"dhcp": false, "hostname": "web-1"})));
+    assert!(plan.objects.is_empty());
+    assert_eq!(plan.problems, []);
+    let answers = plan.ipv6.unwrap();
+    assert_eq!((answers.router, answers.dhcp), (None, None));
+    assert!(answers.silent.contains(&"2001:db8:1::5".parse().unwrap()));
+}
+
 fn option() -> impl Strategy<Value = Json> {
     let name = prop_oneof![
         any::<u8>().prop_map(|n| n.to_string()),

@@ -168,6 +168,8 @@ fn only_who_is_to_be_served_is() {
     let down = cloud.boot(&down.with("admin_state_up", false));
     let open = Cloud::port(4, &[("10.252.1.13", "net4")]).with("port_security", false);
     let open = cloud.boot(&open);
+    let mute = Cloud::port(5, &[("10.252.1.14", "net4")]).with("dhcp", false);
+    let mute = cloud.boot(&mute);
     cloud.start();
     let lease = named.lease();
     assert_eq!(lease.address.to_string(), "10.252.1.10");
@@ -196,6 +198,7 @@ fn only_who_is_to_be_served_is() {
         assert!(answer.is_none_or(|answer| answer.kind == NAK));
     };
     nothing(&off, off.mac());
+    nothing(&mute, mute.mac());
     // Its link is down; nobody can ask.
     assert!(down.client().send(DISCOVER, &[]).is_err() || down.client().answer(SHORT).is_none());
     // An open port may send whatever it likes, but it is told no more.
@@ -212,6 +215,14 @@ fn only_who_is_to_be_served_is() {
         "10.252.1.13"
     );
     assert_eq!(named.lease().address.to_string(), "10.252.1.10");
+    // Switched on and off again while the agent runs.
+    for (on, got) in [(true, Some("10.252.1.14")), (false, None)] {
+        cloud.host.write(&mute.port.clone().with("dhcp", on));
+        cloud.host.until("the port is served, or isn't", || {
+            let lease = mute.client().lease(PAUSE, SHORT);
+            lease.map(|lease| lease.address.to_string()).as_deref() == got
+        });
+    }
 }
 
 /// dnsmasq runs as its own user, and opens DHCP's port alone.

@@ -39,14 +39,14 @@ fn net4() -> Value {
 }
 
 /// A host whose guests have nothing but a link.
-struct Cloud {
-    host: Host,
+pub(crate) struct Cloud {
+    pub(crate) host: Host,
     subnets: BTreeMap<String, Value>,
 }
 
 impl Cloud {
     /// With further lines for the agent's configuration; not started yet.
-    fn new(options: &str) -> Self {
+    pub(crate) fn new(options: &str) -> Self {
         let text = format!("firewall = true\ndhcp = true\n{options}");
         Self::with(Host::with(&text))
     }
@@ -70,14 +70,14 @@ impl Cloud {
     }
 
     /// A port with these addresses, `address subnet` each.
-    fn port(number: u32, addresses: &[(&str, &str)]) -> Port {
+    pub(crate) fn port(number: u32, addresses: &[(&str, &str)]) -> Port {
         Port::new(number)
             .with_addresses(addresses)
             .with("groups", json!(["open"]))
     }
 
     /// Makes the namespace and the tap of a port's guest, and writes the port.
-    fn boot(&mut self, port: &Port) -> Machine {
+    pub(crate) fn boot(&mut self, port: &Port) -> Machine {
         let namespace = self.host.namespace(&format!("g{}", port.tap()));
         let machine = Machine {
             namespace,
@@ -90,6 +90,11 @@ impl Cloud {
 
     /// Starts the agent, with a group that lets everything pass.
     fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with what setpriv(1) leaves the agent by these options.
+    pub(crate) fn start_with(&mut self, privileges: &[String]) {
         let rules: Vec<Value> = ["ingress", "egress"]
             .iter()
             .flat_map(|direction| {
@@ -98,11 +103,11 @@ impl Cloud {
             .collect();
         let groups = json!({"version": 1, "groups": [{"id": "open", "rules": rules}]});
         self.host.write_file("groups.json", &groups.to_string());
-        self.host.start();
+        self.host.start_with(privileges);
     }
 
     /// The DHCP server's process, as the agent tells.
-    fn server(&self) -> i64 {
+    pub(crate) fn server(&self) -> i64 {
         self.host.status()["dhcp"]["pid"].as_i64().unwrap()
     }
 
@@ -121,7 +126,7 @@ impl Cloud {
 }
 
 /// A guest: a namespace with `eth0`, up, without addresses.
-struct Machine {
+pub(crate) struct Machine {
     namespace: String,
     port: Port,
 }
@@ -145,7 +150,7 @@ impl Machine {
     }
 
     /// A lease, which must come.
-    fn lease(&self) -> Answer {
+    pub(crate) fn lease(&self) -> Answer {
         let lease = self.client().lease(PAUSE, LONG);
         lease.unwrap_or_else(|| panic!("{} gets no lease", self.port.mac()))
     }

@@ -57,6 +57,14 @@ ip -6 addr show dev eth0 scope global | grep inet6 | sed 's/^ */GUEST address /'
 ip -6 route | sed 's/^/GUEST route /'
 for address in PING4; do ping -c 1 -W 3 $address >/dev/null && echo "GUEST reaches $address"; done
 for address in PING6; do ping6 -c 1 -W 3 $address >/dev/null && echo "GUEST reaches $address"; done
+ask() { printf "GET $2 HTTP/1.0\\r\\n\\r\\n" | nc $1 80; }
+for address in 169.254.169.254 fe80::a9fe:a9fe%eth0; do
+    echo "GUEST $address status $(ask $address /openstack/latest/meta_data.json | head -n 1)"
+    ask $address /latest/meta-data/hostname | sed -n "\$s,^,GUEST $address hostname ,p"
+    ask $address /openstack/latest/meta_data.json | tr ',' '\n' | sed -n "s,.*\"uuid\":,GUEST $address uuid ,p"
+done
+ask 169.254.169.254 /openstack/latest/user_data | sed '1,/^.$/d' >/tmp/user-data
+sh /tmp/user-data
 echo GUEST done
 poweroff -f
 "#;
@@ -129,9 +137,13 @@ fn boot(host: &Host, tap: &str, mac: &str, init: &str) -> String {
     fs::read_to_string(console).unwrap_or_default()
 }
 
-/// The guest gets its addresses of both families and reaches the world.
+/// What the guest is to run.
+const USER_DATA: &str = "#!/bin/sh\necho GUEST runs what its user gave it\n";
+
+/// The guest gets its addresses of both families, reaches the world, and gets
+/// its metadata by both.
 #[test]
-fn a_real_guest_gets_its_addresses() {
+fn a_real_guest_gets_addresses_and_metadata() {
     let mut cloud = Cloud::new("");
     cloud.subnet(
         json!({"id": "net6", "cidr": "2001:db8:252::/64", "gateway": "fe80::1",
@@ -140,9 +152,15 @@ fn a_real_guest_gets_its_addresses() {
     let own = "2001:db8:252:0:0:ff:fe00:101";
     let port = Cloud::port(1, &[("10.252.1.10", "net4"), (own, "net6")])
         .with("mtu", 1450)
-        .with("hostname", "real-1");
+        .with("hostname", "real-1")
+        .with("instance", "4ea1")
+        .with("metadata", json!({"user_data": USER_DATA}));
     cloud.host.write(&port);
     cloud.start();
+    cloud.host.until("the agent has made the port map", || {
+        cloud.host.path("map").exists()
+    });
+    let _proxy = cloud.host.proxy("");
     // As libvirt makes it: persistent, up, and without carrier until QEMU
     // opens it.
     cloud
@@ -178,4 +196,13 @@ fn a_real_guest_gets_its_addresses() {
     ] {
         assert!(has(&format!("reaches {address}")), "{address}\n{console}");
     }
+    for address in ["169.254.169.254", "fe80::a9fe:a9fe%eth0"] {
+        for line in ["status HTTP/1.0 200 OK", "hostname real-1", "uuid \"4ea1\""] {
+            assert!(
+                has(&format!("{address} {line}")),
+                "{address}: {line}\n{console}"
+            );
+        }
+    }
+    assert!(has("runs what its user gave it"), "{console}");
 }

@@ -25,12 +25,14 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts one; what it logs is appended to `log`.
-    /// `release`: what it shall read as the kernel's release.
+    /// `release`: what it shall read as the kernel's release. `privileges`: what
+    /// it may, as options of setpriv(1).
     pub(super) fn start(
         namespace: &str,
         config: &Path,
         log: &Path,
         release: Option<&Path>,
+        privileges: &[String],
     ) -> Self {
         let log = OpenOptions::new()
             .create(true)
@@ -40,7 +42,7 @@ impl Agent {
         // `ip netns exec` and `setpriv` execute in place: the process is the
         // agent in the end, and it doesn't outlive the test.
         let mut command = netns::command(namespace, "setpriv");
-        command.args(["--pdeathsig", "KILL"]);
+        command.args(privileges).args(["--pdeathsig", "KILL"]);
         if let Some(release) = release {
             // In the mount namespace that `ip netns exec` has made.
             let bind = "mount --bind \"$0\" /proc/sys/kernel/osrelease && exec \"$@\"";

@@ -260,12 +260,22 @@ impl Host {
 
     /// Starts the agent.
     pub(crate) fn start(&mut self) {
+        self.start_as(None, &[]);
+    }
+
+    /// Starts the agent with what setpriv(1) leaves it by these options.
+    pub(crate) fn start_with(&mut self, privileges: &[String]) {
+        self.start_as(None, privileges);
+    }
+
+    fn start_as(&mut self, release: Option<&Path>, privileges: &[String]) {
         assert!(self.agent.is_none(), "the agent runs already");
         self.agent = Some(Agent::start(
             &self.hv,
             &self.path("l2isolate.conf"),
             &self.path("log"),
-            None,
+            release,
+            privileges,
         ));
     }
 
@@ -273,13 +283,7 @@ impl Host {
     pub(crate) fn start_on(&mut self, release: &str) {
         let file = self.path("osrelease");
         fs::write(&file, format!("{release}\n")).unwrap();
-        assert!(self.agent.is_none(), "the agent runs already");
-        self.agent = Some(Agent::start(
-            &self.hv,
-            &self.path("l2isolate.conf"),
-            &self.path("log"),
-            Some(&file),
-        ));
+        self.start_as(Some(&file), &[]);
     }
 
     /// The agent's process, to be killed by whoever can't wait.
