@@ -11,7 +11,9 @@ use l2isolate_lab::{
     fabric::Family,
     lab,
     lab::{Lab, Plan, Power},
-    matrix, neutron, path,
+    matrix,
+    neutron::{self, Rig},
+    path,
     probe::{FlowSpec, Probe, Report},
     process, show, throughput,
     topology::{Mix, Shape, Topology},
@@ -50,6 +52,10 @@ enum Verb {
         /// Wait until all sessions are up and all routes have arrived.
         #[arg(long)]
         wait: bool,
+        /// Start a real Neutron of this release, which drives the agents; there
+        /// are no VMs but those that are made through its API.
+        #[arg(long, value_enum)]
+        neutron: Option<neutron::Release>,
     },
     /// Take a lab down, in whatever state it is.
     Down {
@@ -193,18 +199,32 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             fabric,
             agent,
             wait,
+            neutron,
         } => {
             process::watch_signals()?;
+            let mut topology = match topology {
+                Some(file) => Topology::read(&file, fabric)?,
+                None => Topology::regular(Shape::default(), fabric.unwrap_or_default()),
+            };
+            // Before anything is built: is the release there?
+            let neutron = neutron.map(neutron::Options::new).transpose()?;
+            if neutron.is_some() {
+                topology.nodes.iter_mut().for_each(|node| node.vms = 0);
+            }
             let plan = Plan {
                 name: name.to_owned(),
-                topology: match topology {
-                    Some(file) => Topology::read(&file, fabric)?,
-                    None => Topology::regular(Shape::default(), fabric.unwrap_or_default()),
-                },
+                topology,
                 agent: Some(find_agent(agent)?),
                 owned: false,
             };
             let lab = Lab::up(plan)?;
+            if let Some(options) = neutron {
+                let rig = Rig::up(&lab, options).and_then(|rig| rig.drive(&lab, ""));
+                if let Err(error) = rig {
+                    lab::down(name)?;
+                    return Err(error.into());
+                }
+            }
             if wait {
                 match lab.wait(CONVERGENCE) {
                     Err(Error::Interrupted) => {

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use server::Server;
 
 use crate::{
-    Error, Result,
+    Error, Result, agent,
     broker::{self, Broker},
     lab::{Lab, timed},
     netns,
@@ -223,6 +223,21 @@ impl Rig {
             Some(&self.namespace),
             &format!("link set hv{number} up\nroute add {address}/32 dev hv{number}\n"),
         )
+    }
+
+    /// Hands the lab's agents over: their intent comes from this Neutron from now
+    /// on. `more` are further lines for `[l2isolate]` of their configuration.
+    ///
+    /// # Errors
+    /// A configuration can't be written, or an agent can't be started anew.
+    pub fn drive(&self, lab: &Lab, more: &str) -> Result<()> {
+        let url = self.transport_url();
+        for node in lab.fabric().role(Role::Hypervisor) {
+            agent::configure_for_neutron(node, &lab.agent_files(&node.name), &url, more)?;
+            lab.kill(&node.name, agent::PROGRAM)?;
+            lab.restart(&node.name)?;
+        }
+        Ok(())
     }
 
     /// Starts the servers that don't run, and waits until API and RPC serve.

@@ -18,8 +18,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(200);
 
 impl Lab {
-    /// Waits until every session is established and every switch has a route
-    /// to every VM and hypervisor.
+    /// Waits until every session is established, every switch has a route to
+    /// every VM and hypervisor, and every agent is in sync with its source.
     ///
     /// # Errors
     /// It takes longer than `limit`; the message says what was missing last.
@@ -45,6 +45,21 @@ impl Lab {
         })?;
         timed("all routes on every switch", || {
             self.until("learning of all routes", limit, || self.missing_routes())
+        })?;
+        if self.state.agent.is_none() {
+            return Ok(());
+        }
+        timed("all agents in sync", || {
+            self.until("agents getting in sync", limit, || {
+                let mut missing = Vec::new();
+                for node in self.fabric().role(Role::Hypervisor) {
+                    let agent = self.agent(&node.name)?;
+                    if !agent.is_some_and(|agent| agent.in_sync()) {
+                        missing.push(node.name.clone());
+                    }
+                }
+                Ok(missing)
+            })
         })
     }
 

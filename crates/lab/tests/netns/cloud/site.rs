@@ -74,7 +74,7 @@ impl Cloud {
         let lab = Guard::up(Plan {
             name: unique_name("cloud"),
             topology: Topology::regular(shape, Mix::Mixed),
-            agent: None,
+            agent: Some(find().unwrap()),
             owned: true,
         })
         .unwrap();
@@ -88,13 +88,7 @@ impl Cloud {
             subnet: String::new(),
             _room: room,
         };
-        for node in cloud.nodes() {
-            let files = cloud.lab.agent_files(&node.name);
-            std::fs::create_dir_all(files.config().parent().unwrap()).unwrap();
-            let url = cloud.rig.transport_url();
-            agent::configure_for_neutron(node, &files, &url, OPTIONS).unwrap();
-            cloud.start_agent(&node.name);
-        }
+        cloud.rig.drive(&cloud.lab, OPTIONS).unwrap();
         for host in cloud.hypervisors() {
             cloud.until("the agent is alive", || cloud.agent(&host)["alive"] == true);
         }
