@@ -51,7 +51,7 @@ neutron-down: ## end it
 
 # The release profile: figures of a development build say nothing.
 .PHONY: bench
-bench: ## measure: attach, resync, filter, guest; one table of medians (docs/benchmarks.md)
+bench: ## measure: attach, resync, filter, fabric, guest; one table of medians (docs/benchmarks.md)
 	@scripts/setup bench
 	cargo build $(CARGO_FLAGS) --release -p l2isolate -p l2isolate-lab
 	@scripts/bench $(TARGET_DIR)/release/l2isolate-lab $(BENCH_RUNS)

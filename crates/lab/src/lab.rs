@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use end::{Guard, down, down_dead, unique_name};
-pub use power::Power;
+pub use power::{Ending, Power};
 pub use status::{AgentStatus, NodeStatus};
 
 use crate::{

@@ -6,6 +6,8 @@
 //! * [`netns`] and [`wiring`] build it in namespaces of the lab's own; nothing
 //!   else of the machine is touched.
 //! * [`daemon`] and [`agent`] configure, start and question the programs.
+//! * [`render`] writes the daemons' configurations for real machines, [`budget`]
+//!   counts what their tables must hold.
 //! * [`broker`] is a RabbitMQ of a lab's or a test's own.
 //! * [`nova`] is a stub of Nova's metadata API.
 //! * [`fake`] plays a neutron-server, for what a real one can't be made to do.
@@ -20,6 +22,7 @@
 pub mod agent;
 pub mod bench;
 pub mod broker;
+pub mod budget;
 pub mod daemon;
 pub mod demo;
 pub mod dhcp;
@@ -35,6 +38,7 @@ pub mod nova;
 pub mod path;
 pub mod probe;
 pub mod process;
+pub mod render;
 pub mod room;
 pub mod show;
 pub mod state;

@@ -2,20 +2,25 @@
 //!
 //! The command line only; each verb is a call into the library.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use l2isolate_lab::{
-    Error, agent, bench, demo,
-    fabric::Family,
+    Error, agent, bench, budget, demo,
+    fabric::{Fabric, Family},
     lab,
     lab::{Lab, Plan, Power},
     matrix,
     neutron::{self, Rig},
     path,
     probe::{FlowSpec, Probe, Report},
-    process, show, throughput,
+    process, render, show, throughput,
     topology::{Mix, Shape, Topology},
 };
 
@@ -165,6 +170,29 @@ enum Verb {
         /// The router.
         node: String,
     },
+    /// Write the configurations of the whole fabric's daemons, each knob with
+    /// its reason beside it: DIRECTORY/NODE/FILE. Builds nothing, needs no root.
+    Render {
+        /// Topology file (TOML), as with `up`.
+        #[arg(long)]
+        topology: Option<PathBuf>,
+        /// Which routing daemons to run.
+        #[arg(long, value_enum)]
+        fabric: Option<Mix>,
+        /// Where to write.
+        directory: PathBuf,
+    },
+    /// How many routes each rack and ToR has, against the sizes of tables that
+    /// the topology names; exit 1 if there is a warning. Builds nothing, needs
+    /// no root.
+    Budget {
+        /// Topology file (TOML), as with `up`.
+        #[arg(long)]
+        topology: Option<PathBuf>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Start what doesn't run on a router.
     Restart {
         /// The router.
@@ -189,7 +217,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    if !nix::unistd::geteuid().is_root() {
+    let rootless = matches!(arguments.verb, Verb::Render { .. } | Verb::Budget { .. });
+    if !rootless && !nix::unistd::geteuid().is_root() {
         bail!("network namespaces need root: run it with sudo");
     }
     let name = arguments.name.as_str();
@@ -202,10 +231,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             neutron,
         } => {
             process::watch_signals()?;
-            let mut topology = match topology {
-                Some(file) => Topology::read(&file, fabric)?,
-                None => Topology::regular(Shape::default(), fabric.unwrap_or_default()),
-            };
+            let mut topology = read_topology(topology.as_deref(), fabric)?;
             // Before anything is built: is the release there?
             let neutron = neutron.map(neutron::Options::new).transpose()?;
             if neutron.is_some() {
@@ -326,10 +352,37 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             print(&bench.run()?)?;
         }
         Verb::Neutron { neutron } => return Ok(neutron.run(name)?),
+        Verb::Render {
+            topology,
+            fabric,
+            directory,
+        } => {
+            let topology = read_topology(topology.as_deref(), fabric)?;
+            render::write(&Fabric::new(&topology), &directory)?;
+        }
+        Verb::Budget { topology, json } => {
+            let topology = read_topology(topology.as_deref(), None)?;
+            let budget = budget::of(&Fabric::new(&topology));
+            if json {
+                print_json(&budget)?;
+            } else {
+                print(&budget.text())?;
+            }
+            if !budget.warnings.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Verb::Power { state, node } => Lab::open(name)?.power(&node, state)?,
         Verb::Restart { node } => Lab::open(name)?.restart(&node)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn read_topology(file: Option<&Path>, mix: Option<Mix>) -> Result<Topology> {
+    Ok(match file {
+        Some(file) => Topology::read(file, mix)?,
+        None => Topology::regular(Shape::default(), mix.unwrap_or_default()),
+    })
 }
 
 fn find_agent(given: Option<PathBuf>) -> Result<PathBuf> {

@@ -524,6 +524,8 @@ mod tests {
             with("[[link]]\nends = [\"s\", \"t\"]\n[[node]]\nname = \"u\"\nrole = \"tor\"\n"),
             "t.toml:10: `u` has no link"
         );
+        assert!(error("vms = 1\ntcp_auth = \"a b\"\n").starts_with("t.toml:2: tcp_auth is"));
+        assert!(error("[tables]\nipv5 = 1\n").starts_with("t.toml:2: unknown field"));
         assert!(error("racks = 100\ntors = 100\n").contains("10000 ToRs"));
         assert!(!with("[[link]]\nends = [\n").contains('\n'));
     }

@@ -98,6 +98,15 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// The destinations of all routes that a datagram says are new, whoever wrote
+/// them; of those to single addresses.
+pub(super) fn new_routes(datagram: &[u8]) -> Vec<IpAddr> {
+    messages(datagram)
+        .filter(|(kind, _)| *kind == libc::RTM_NEWROUTE)
+        .filter_map(|(_, body)| ip(attribute(body.get(12..)?, RTA_DST)?))
+        .collect()
+}
+
 fn one(kind: u16, body: &[u8]) -> Option<News> {
     let (object, there) = match kind {
         libc::RTM_NEWLINK => return link(body),

@@ -4,6 +4,7 @@
 //! * [`attach`]: from a tap that is up to a wired port, and to the first
 //!   answer through the fabric.
 //! * [`resync`]: the agent started with nothing in place, and with all.
+//! * [`fabric`]: what is lost while the fabric is operated, or breaks.
 //! * [`filter`]: what the firewall costs, per change and per packet.
 //! * [`guest`]: what guests get from their own hypervisor, and how soon.
 //!
@@ -11,6 +12,7 @@
 //! machine that does something else meanwhile. Nothing here is asserted.
 
 pub mod attach;
+pub mod fabric;
 pub mod filter;
 pub mod guest;
 mod message;
@@ -59,6 +61,16 @@ pub enum Bench {
         /// The agent under test has no firewall: the wiring by itself.
         #[arg(long)]
         without_firewall: bool,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A ToR taken out and put back, daemons restarted, links cut, a switch dead:
+    /// what flows between the racks lose. How fast a guest is announced.
+    Fabric {
+        /// Which routing daemons to run; default: FRR, then BIRD.
+        #[arg(long, value_enum)]
+        fabric: Option<Mix>,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -131,6 +143,11 @@ impl Bench {
                 common,
             } => {
                 let report = resync::run(&common.agent()?, ports, fabric, !without_firewall)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Fabric { fabric, common } => {
+                let fabrics = fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]);
+                let report = fabric::run(&common.agent()?, &fabrics)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Filter {

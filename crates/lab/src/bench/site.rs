@@ -17,7 +17,7 @@ use crate::{
     fabric::{Fabric, Vm},
     lab::{Guard, Plan, unique_name},
     netns,
-    topology::{Mix, Role, Shape, Topology},
+    topology::{self, Mix, Role, Shape, Topology},
     wiring::guest_lines,
 };
 
@@ -25,6 +25,15 @@ use crate::{
 const CONVERGENCE: Duration = Duration::from_secs(60);
 /// A namespace for the far ends of taps that no probe uses.
 const SHED: &str = "shed";
+
+/// What to build.
+pub(super) struct Options {
+    pub(super) fabric: Mix,
+    /// Of the fabric.
+    pub(super) options: topology::Options,
+    /// Ports under test.
+    pub(super) ports: usize,
+}
 
 /// The fabric and the ports.
 pub(super) struct Site {
@@ -50,6 +59,23 @@ impl Site {
         ports: usize,
         probed: impl Fn(usize) -> bool,
     ) -> Result<Self> {
+        let plan = Options {
+            fabric,
+            options: topology::Options::default(),
+            ports,
+        };
+        Self::with(&plan, agent, probed)
+    }
+
+    /// The same, with options of the fabric.
+    ///
+    /// # Errors
+    /// As [`Site::up`].
+    pub(super) fn with(
+        plan: &Options,
+        agent: PathBuf,
+        probed: impl Fn(usize) -> bool,
+    ) -> Result<Self> {
         let shape = Shape {
             spines: 2,
             racks: 2,
@@ -57,7 +83,8 @@ impl Site {
             hypervisors: 1,
             vms: 0,
         };
-        let mut topology = Topology::regular(shape, fabric);
+        let mut topology = Topology::regular(shape, plan.fabric);
+        topology.options = plan.options.clone();
         let mut hypervisors = topology
             .nodes
             .iter_mut()
@@ -67,7 +94,7 @@ impl Site {
         }
         let mut full = topology.clone();
         if let Some(last) = full.nodes.last_mut() {
-            last.vms = ports;
+            last.vms = plan.ports;
         }
         let lab = Guard::up(Plan {
             name: unique_name("bench"),
@@ -146,6 +173,17 @@ impl Site {
         } else {
             format!("link set dev {} up\n", end(vm, probed))
         }
+    }
+
+    /// A probed port's tap appears, and its guest starts.
+    ///
+    /// # Errors
+    /// `ip` refuses something.
+    pub(super) fn start(&self, vm: &Vm) -> Result<()> {
+        let mut guest = Ip::open(&self.guest_namespace(vm, true))?;
+        guest.say(&self.tap_line(vm))?;
+        guest.say(&Self::start_lines(vm, true))?;
+        guest.finish()
     }
 
     /// Gives the agent the intent of all ports.

@@ -32,12 +32,20 @@ use crate::{
 
 pub(super) const PROGRAMS: [&str; 1] = ["/usr/sbin/bird"];
 const SOCKET: &str = "bird.ctl";
+/// There once BIRD was started.
+const STARTED: &str = "bird.started";
 /// Included by a switch's configuration: whether it is drained.
 pub(super) const DRAIN: &str = "drain.conf";
 
-/// The files of a node whose files are in `directory`.
-pub(super) fn render(options: &Options, node: &Node, directory: &Path) -> Vec<(String, String)> {
-    let mut files = vec![("bird.conf".to_owned(), bird_conf(options, node, directory))];
+/// The files of a node; `directory` is where they will be.
+pub(super) fn render(
+    options: &Options,
+    node: &Node,
+    directory: &Path,
+    log: &str,
+) -> Vec<(String, String)> {
+    let text = bird_conf(options, node, directory, log);
+    let mut files = vec![("bird.conf".to_owned(), text)];
     if node.role != Role::Hypervisor {
         files.push((DRAIN.to_owned(), "define DRAINED = false;\n".to_owned()));
     }
@@ -50,8 +58,13 @@ pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> 
         return Ok(());
     }
     let socket = directory.join(SOCKET);
-    // Left by a BIRD before this one, which then restarts gracefully (-R).
-    let again = std::fs::remove_file(&socket).is_ok();
+    // A BIRD before this one means a graceful restart (-R): without, its OPEN
+    // says that the kernel's routes are gone. (BIRD removes its own files when
+    // it ends in order.)
+    let started = directory.join(STARTED);
+    let again = started.exists();
+    std::fs::write(&started, "").map_err(Error::file(&started))?;
+    let _ = std::fs::remove_file(&socket);
     let mut command = netns::command(namespace, bird);
     command.arg("-f").arg("-c").arg(directory.join("bird.conf"));
     command.arg("-s").arg(&socket);
@@ -65,7 +78,7 @@ pub(super) fn start(namespace: &str, directory: &Path, running: &[Identity]) -> 
 
 /// The next start isn't one of a BIRD that only restarts.
 pub(super) fn forget(directory: &Path) {
-    let _ = std::fs::remove_file(directory.join(SOCKET));
+    let _ = std::fs::remove_file(directory.join(STARTED));
 }
 
 pub(super) fn sessions(node: &Node, directory: &Path) -> Result<Vec<Session>> {

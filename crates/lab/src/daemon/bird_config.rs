@@ -24,15 +24,15 @@ pub(super) fn protocol(peer: &str) -> String {
     format!("to_{}", peer.replace('-', "_"))
 }
 
-/// The configuration of `node`, whose other files are in `directory`.
-pub(super) fn bird_conf(options: &Options, node: &Node, directory: &Path) -> String {
+/// The configuration of `node`, whose other files are in `directory`; `log` is
+/// what `log` is followed by.
+pub(super) fn bird_conf(options: &Options, node: &Node, directory: &Path, log: &str) -> String {
     let mut out = String::new();
     let _ = write!(
         out,
-        "log \"{}\" all;\n\
+        "log {log} all;\n\
          router id {};\n\
          protocol device {{ scan time 10; }}\n\n",
-        directory.join("bird.log").display(),
         node.loopback4,
     );
     policies(&mut out, node, directory);

@@ -18,7 +18,7 @@ const HOST_PREFIXES: u32 = 4_096;
 /// size of its table isn't known.
 const SWITCH_PREFIXES: u32 = 100_000;
 /// Prefixes of one family that a ToR may announce to a hypervisor.
-const UPLINK_PREFIXES: u32 = 4;
+pub(crate) const UPLINK_PREFIXES: u32 = 4;
 
 /// How many prefixes a node takes from a neighbour: IPv4, IPv6.
 pub(super) fn limits(options: &Options, own: Role, peer: Role) -> (u32, u32) {

@@ -25,8 +25,10 @@ use crate::{
     topology::{Flavour, Options},
 };
 
+pub(crate) use knobs::UPLINK_PREFIXES;
+
 /// What a hypervisor's daemon and its agent agree on in a lab.
-fn handover() -> Handover {
+pub(crate) fn handover() -> Handover {
     let v4 = |(address, length)| Ipv4Net::new(address, length).map(IpNet::V4);
     let v6 = |(address, length)| Ipv6Net::new(address, length).map(IpNet::V6);
     let both = |four, six| [v4(four), v6(six)].into_iter().flatten().collect();
@@ -79,13 +81,13 @@ pub fn check_installed(flavour: Flavour, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The files of a node's daemons, name and text, each knob with its reason
-/// beside it. Paths in them lead to `directory`.
+/// The files of a node's daemons for a machine of its own, name and text, each
+/// knob with its reason beside it. BIRD's include each other in `directory`.
 #[must_use]
 pub fn render(options: &Options, node: &Node, directory: &Path) -> Vec<(String, String)> {
     match node.flavour {
         Flavour::Frr => frr::render(options, node),
-        Flavour::Bird => bird::render(options, node, directory),
+        Flavour::Bird => bird::render(options, node, directory, "syslog"),
     }
 }
 
@@ -95,10 +97,17 @@ pub fn render(options: &Options, node: &Node, directory: &Path) -> Vec<(String, 
 /// # Errors
 /// A file can't be written.
 pub fn configure(options: &Options, node: &Node, directory: &Path) -> Result<()> {
-    if node.flavour == Flavour::Frr {
-        frr::prepare(directory)?;
-    }
-    for (name, text) in render(options, node, directory) {
+    let files = match node.flavour {
+        Flavour::Frr => {
+            frr::prepare(directory)?;
+            frr::render(options, node)
+        }
+        Flavour::Bird => {
+            let log = format!("\"{}\"", directory.join("bird.log").display());
+            bird::render(options, node, directory, &log)
+        }
+    };
+    for (name, text) in files {
         replace(&directory.join(name), &text)?;
     }
     tools::write(directory)

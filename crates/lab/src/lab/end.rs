@@ -1,6 +1,9 @@
 //! The end of labs: in order, by a holder's end, or after a crash.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use super::{GRACE, Lab, Plan, progress};
 use crate::{
@@ -127,8 +130,13 @@ impl Drop for Guard {
 /// A name for a lab that nobody else will choose: for demos and tests.
 #[must_use]
 pub fn unique_name(kind: &str) -> String {
+    // Two threads may ask in the same microsecond.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    const COUNTS: u32 = 256;
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
-    format!("{kind}{:x}{:x}", std::process::id(), since.subsec_micros())
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) % COUNTS;
+    let number = since.subsec_micros() / COUNTS * COUNTS + count;
+    format!("{kind}{:x}{number:x}", std::process::id())
 }

@@ -1,11 +1,17 @@
 //! A node's power, and the state in which it is dead and looks alive.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, process::Stdio};
 
 use nix::sys::signal::Signal;
 
 use super::{GRACE, Lab};
-use crate::{Error, Result, daemon, fabric::Node, netns, process};
+use crate::{
+    Error, Result, daemon,
+    fabric::Node,
+    netns,
+    process::{self, Identity},
+    topology::Flavour,
+};
 
 /// What becomes of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -19,7 +25,68 @@ pub enum Power {
     Frozen,
 }
 
+/// How routing daemons come to their end before they are started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGKILL to the one that speaks BGP.
+    Killed,
+    /// The way that keeps its neighbours' routes: BIRD is told to restart
+    /// gracefully. FRR 8.4 knows none: on SIGTERM it says Cease with a hard
+    /// reset (RFC 8538), which ends graceful restart; so all of its daemons are
+    /// killed, and zebra's successor finds the routes in the kernel.
+    Graceful,
+    /// SIGTERM to the one that speaks BGP.
+    Terminated,
+}
+
 impl Lab {
+    /// Ends a router's daemons and starts them again.
+    ///
+    /// # Errors
+    /// There is no such router, or its daemons don't end or start.
+    pub fn renew(&self, node: &str, ending: Ending) -> Result<()> {
+        let node = self.fabric().node(node)?;
+        let programs = daemon::programs(node.flavour, &self.fabric().options);
+        let processes = self.processes(&node.name)?;
+        let all = programs.iter().map(|program| daemon::process_name(program));
+        let ended: Vec<&str> = match (ending, node.flavour) {
+            (Ending::Graceful, Flavour::Frr) => all.collect(),
+            _ => all.last().into_iter().collect(),
+        };
+        let hit: Vec<Identity> = processes
+            .into_iter()
+            .filter(|process| ended.contains(&process.name().as_str()))
+            .collect();
+        if ending == Ending::Graceful && node.flavour == Flavour::Bird {
+            let status = self
+                .command(&node.name, "birdc")
+                .args(["graceful", "restart"])
+                .stdout(Stdio::null())
+                .status()
+                .map_err(Error::io(format!("running birdc in {}", node.name)))?;
+            if !status.success() {
+                let reason = format!("birdc in {} failed: {status}", node.name);
+                return Err(Error::Program(reason));
+            }
+        } else {
+            let signal = match ending {
+                Ending::Terminated => Signal::SIGTERM,
+                Ending::Killed | Ending::Graceful => Signal::SIGKILL,
+            };
+            for process in &hit {
+                process.signal(signal);
+            }
+        }
+        if !process::wait_gone(&hit, GRACE) {
+            let reason = format!("{} on {}: some live on", ended.join(", "), node.name);
+            return Err(Error::Program(reason));
+        }
+        for process in hit {
+            daemon::sweep(process);
+        }
+        self.restart(&node.name)
+    }
+
     /// Switches a router off, on, or leaves it frozen.
     ///
     /// # Errors

@@ -44,12 +44,11 @@ pub(super) fn read(
 ) -> Result<Options> {
     if let Some(password) = &tcp_auth {
         let text = password.get_ref();
-        // What both daemons take as it is.
-        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '!' | '#');
+        // What every daemon takes as it is.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@".contains(c);
         if text.is_empty() || text.len() > PASSWORD_MAX || !text.chars().all(plain) {
-            let reason = format!(
-                "tcp_auth is 1 to {PASSWORD_MAX} visible ASCII characters without \" \\ ! #"
-            );
+            let reason =
+                format!("tcp_auth is 1 to {PASSWORD_MAX} of ASCII letters, digits and -_.:/+=@");
             return Err(places.at(Some(password.span()), reason));
         }
     }

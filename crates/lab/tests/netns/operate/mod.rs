@@ -1,6 +1,10 @@
 //! The fabric operated: switches and daemons that go and come under traffic.
 
+mod auth;
 mod drain;
+mod leak;
+mod render;
+mod restart;
 
 use std::time::Duration;
 

@@ -1,0 +1,57 @@
+//! Unplanned: daemons and switches that die, with BFD on.
+
+use std::time::Duration;
+
+use l2isolate_lab::{
+    lab::{Ending, Lab, Power},
+    probe::Report,
+    process, room,
+    topology::Mix,
+};
+
+use super::{LIMIT, traffic, two_racks};
+
+/// What flows lost while `what` was done, and until all is well again.
+fn during(lab: &Lab, what: impl FnOnce()) -> Report {
+    let probe = traffic(lab);
+    process::sleep(Duration::from_secs(1)).unwrap();
+    what();
+    // Longer than BFD needs, so that what it does is seen.
+    process::sleep(Duration::from_secs(2)).unwrap();
+    lab.wait(LIMIT).unwrap();
+    probe.stop().unwrap()
+}
+
+fn forwarding_outlives_daemons(mix: Mix) {
+    let _room = room::shared();
+    let lab = two_racks(mix, true);
+    for ending in [Ending::Killed, Ending::Graceful] {
+        let report = during(&lab, || lab.renew("hv1-1", ending).unwrap());
+        assert_eq!(report.lost, 0, "{mix:?}, {ending:?}: {report:?}");
+    }
+    // A switch that is dead with its links up: BFD tells within a second, and
+    // graceful restart doesn't keep its routes.
+    let report = during(&lab, || {
+        lab.power("tor1-1", Power::Frozen).unwrap();
+        process::sleep(Duration::from_secs(4)).unwrap();
+        lab.power("tor1-1", Power::On).unwrap();
+    });
+    let longest = report.flows.iter().map(|f| f.lost).max().unwrap();
+    assert!(report.lost > 0, "nothing went by tor1-1: {report:?}");
+    // Of four seconds' packets: with BFD a quarter is lost, without it all of
+    // a flow's. Not a timing but which of the two it was.
+    assert!(longest < 3 * u64::from(super::RATE), "{mix:?}: {report:?}");
+    lab.down().unwrap();
+}
+
+// The design's second invariant, for FRR.
+#[test]
+fn forwarding_outlives_frr() {
+    forwarding_outlives_daemons(Mix::Frr);
+}
+
+// And for BIRD.
+#[test]
+fn forwarding_outlives_bird() {
+    forwarding_outlives_daemons(Mix::Bird);
+}
