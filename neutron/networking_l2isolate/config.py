@@ -28,6 +28,9 @@ OPTIONS = [
             help='Hardware address of the host side of every tap. The same '
                  'in the whole cloud, so that guests which migrate keep '
                  'their neighbour caches; the same as tap_mac of the agents.'),
+    cfg.BoolOpt('casts', default=True,
+                help='Tell agents of changes as soon as they are made. '
+                     'Without it agents learn of them by their next sync.'),
     cfg.IntOpt('sync_reply_bytes', default=4 * 1024 * 1024, min=1024,
                help='About how large a reply to an agent may be, in bytes. '
                     'What is more goes into further replies. Must stay below '

@@ -3,7 +3,8 @@
 
 Binds ports of routed networks to hosts on which an L2 isolate agent lives:
 Nova then makes a tap, and the agent does everything else to it. Refuses what
-routed networks can't do. Serves the agents' calls (module rpc).
+routed networks can't do. Serves the agents' calls (module rpc) and
+tells them what changes (casts).
 """
 
 from neutron.plugins.ml2.drivers import mech_agent
@@ -19,6 +20,8 @@ from oslo_log import log
 from sqlalchemy import orm
 
 from networking_l2isolate import address_plan
+from networking_l2isolate.casts import announcer
+from networking_l2isolate.casts import changes
 from networking_l2isolate import config
 from networking_l2isolate import rpc
 from networking_l2isolate import support
@@ -58,6 +61,8 @@ class L2IsolateMechanismDriver(mech_agent.SimpleAgentMechanismDriverBase):
         # The directory holds a weak reference only.
         self.agent_rpc = rpc.AgentRpc()
         directory.add_plugin(RPC_ALIAS, self.agent_rpc)
+        if cfg.CONF.l2isolate.casts:
+            changes.watch(announcer.Announcer().tell)
         for resource, hook in ((resources.TRUNK, self._trunk_precommit),
                                (resources.SUBPORTS, self._subports_precommit)):
             registry.subscribe(hook, resource, events.PRECOMMIT_CREATE)

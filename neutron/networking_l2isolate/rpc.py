@@ -45,20 +45,24 @@ class AgentRpc:
 class Endpoint:
     """The calls themselves: every public method can be called."""
 
-    target = oslo_messaging.Target(version='1.0')
+    target = oslo_messaging.Target(version='1.1')
 
-    def sync(self, context, host, digests, process=None):
+    def sync(self, context, host, digests, process=None, only=False):
         """Tells an agent what is different from what it has.
 
         :param host: the agent's host, as in binding:host_id
         :param digests: {kind: {id: digest}} of all that the agent has
         :param process: an id that each start of an agent makes anew
+        :param only: nothing but what digests names is asked for
         :returns: the reply of docs/neutron-wire.md
         """
         known = _check(host, digests)
         # The agent may send no context at all: it is trusted like Neutron's
         # own agents, as whoever may publish to the broker.
         context = neutron_context.get_admin_context()
+        if only:
+            return answer(_read(context, host, known), known,
+                          cfg.CONF.l2isolate.sync_reply_bytes)
         snapshot = _read(context, host)
         if snapshot.unbound and _bind(context, host, snapshot.unbound):
             snapshot = _read(neutron_context.get_admin_context(), host)
@@ -126,8 +130,10 @@ def _check(host, digests):
 
 
 @db_api.retry_if_session_inactive()
-def _read(context, host):
+def _read(context, host, wanted=None):
     with db_api.CONTEXT_READER.using(context):
+        if wanted is not None:
+            return host_intent.read_some(context.session, host, wanted)
         return host_intent.read(context.session, host)
 
 

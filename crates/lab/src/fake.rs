@@ -104,6 +104,7 @@ impl Cloud {
         let now = Timestamp::now();
         let read_at = now.checked_add(self.clock).unwrap_or(now).to_string();
         let named = &request.arguments["digests"];
+        let only = request.arguments.get("only") == Some(&json!(true));
         let mut lists: Map<String, Value> = Map::new();
         for list in LISTS {
             lists.insert(list.to_owned(), json!([]));
@@ -114,7 +115,7 @@ impl Cloud {
             let of_list = self.objects.iter().filter(|((l, _), _)| l == list);
             for ((_, id), object) in of_list {
                 let digest = Self::digest(object);
-                if named[list][id] == json!(digest) {
+                if named[list][id] == json!(digest) || (only && named[list][id].is_null()) {
                     continue;
                 }
                 if self.cut > 0 && count == self.cut {
@@ -263,7 +264,7 @@ fn serve(
         let servers = [
             (
                 "l2isolate",
-                endpoint(0, "sync", |c| c.sync.clone(), |c, r| c.answer_sync(r)),
+                endpoint(1, "sync", |c| c.sync.clone(), |c, r| c.answer_sync(r)),
             ),
             (
                 "q-reports-plugin",

@@ -139,12 +139,15 @@ pub(crate) enum Queue {
     /// One that belongs to this connection and goes with it. RabbitMQ 4.3
     /// refuses queues that are neither durable nor exclusive.
     Own(String),
+    /// As [`Self::Own`], but it holds no more than so many messages: the oldest
+    /// go first.
+    Inbox { name: String, limit: u32 },
 }
 
 impl Queue {
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::Shared(name) | Self::Own(name) => name,
+            Self::Shared(name) | Self::Own(name) | Self::Inbox { name, .. } => name,
         }
     }
 }
@@ -158,13 +161,20 @@ pub(crate) async fn queue(
 ) -> Result<(), Error> {
     let name = short(queue.name())?;
     let attempts: Vec<(QueueDeclareOptions, FieldTable)> = match queue {
-        Queue::Own(_) => {
+        Queue::Own(_) | Queue::Inbox { .. } => {
             let own = QueueDeclareOptions {
                 exclusive: true,
                 auto_delete: true,
                 ..QueueDeclareOptions::default()
             };
-            vec![(own, FieldTable::default())]
+            let mut arguments = FieldTable::default();
+            if let Queue::Inbox { limit, .. } = queue {
+                arguments.insert(
+                    "x-max-length".into(),
+                    AMQPValue::LongLongInt((*limit).into()),
+                );
+            }
+            vec![(own, arguments)]
         }
         Queue::Shared(_) => {
             let passive = QueueDeclareOptions {

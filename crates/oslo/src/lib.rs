@@ -26,6 +26,7 @@
 //!   tells how it is.
 //! * [`Client`]: calls, casts, fanouts; [`Backoff`]: time-outs that spare an
 //!   overloaded server.
+//! * [`Inbox`]: casts by routing keys that change, one queue for all of them.
 //! * [`Server`]: [`Endpoint`]s with methods, found by a [`Dispatcher`].
 //!
 //! What it does otherwise than Python, and why:
@@ -55,6 +56,7 @@ mod declare;
 mod dispatch;
 mod error;
 mod failure;
+mod inbox;
 mod message;
 pub mod options;
 mod publisher;
@@ -71,6 +73,7 @@ pub use context::Context;
 pub use dispatch::{Dispatcher, Endpoint, Request};
 pub use error::{ConnectError, Error};
 pub use failure::RemoteError;
+pub use inbox::{Bound, Cast, Inbox};
 pub use message::{MessageError, Version};
 pub use options::{OptionError, Options};
 pub use server::{Listen, Server};

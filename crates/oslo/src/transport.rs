@@ -15,7 +15,7 @@
 //! next round of tries, and in [`Status`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -27,11 +27,11 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use serde_json::Value;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::{Stream, StreamExt as _};
 
 use crate::{
-    Client, ConnectError, Dispatcher, Error, Listen, RemoteError, Server, Target,
+    Cast, Client, ConnectError, Dispatcher, Error, Inbox, Listen, RemoteError, Server, Target,
     connection::Connection,
     declare::{self, Queue},
     error::words,
@@ -171,6 +171,19 @@ impl Transport {
     #[must_use]
     pub fn serve(&self, listen: Listen, dispatcher: Dispatcher) -> Server {
         Server::start(self.clone(), listen, dispatcher)
+    }
+
+    /// Takes casts by their routing keys on the exchange of topics, in the order
+    /// in which they come, from one queue named `NAME_` and something unique that
+    /// holds at most `limit` messages; the returned handle can bind it to others.
+    #[must_use]
+    pub fn inbox(
+        &self,
+        name: &str,
+        limit: u32,
+        keys: BTreeSet<String>,
+    ) -> (Inbox, mpsc::Receiver<Cast>) {
+        Inbox::start(self.clone(), name, limit, keys)
     }
 
     /// Closes the connection in order; nothing can be done with it afterwards.

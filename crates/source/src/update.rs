@@ -58,6 +58,9 @@ pub struct Contact {
     pub next_sync: Option<Timestamp>,
     /// When it last took our report.
     pub last_report: Option<Timestamp>,
+    /// How often it told of a change unasked.
+    #[serde(default)]
+    pub casts: u64,
     /// Ports whose state it doesn't have from us yet.
     pub unreported: usize,
 }

@@ -55,15 +55,44 @@ def read(session, host):
         'groups': read_groups(session, used | named, rules),
         'ports': ports,
     }
-    for kind in found.values():
-        for thing in kind.values():
-            objects.seal(thing, read_at)
+    for kind, things in found.items():
+        for thing in things.values():
+            objects.seal(kind, thing, read_at)
     return Snapshot(
         read_at=read_at,
         reported=_json(now.configurations),
         objects=found,
         statuses={port['id']: port['status'] for port in ports.values()},
         unbound=_unbound(rows))
+
+
+def read_some(session, host, wanted):
+    """Single objects, as a host sees them.
+
+    :param session: as in read
+    :param wanted: {kind: ids}
+    :returns: a Snapshot without statuses of ports that aren't wanted
+    """
+    now = query.clock(session, host)
+    read_at = objects.instant(now.now)
+    ids = list(wanted['ports'])
+    rows = query.bindings(session, host, ids) if ids else []
+    groups = set(wanted['groups'])
+    found = {
+        'subnets': read_subnets(session, set(wanted['subnets'])),
+        'address_groups': read_address_groups(
+            session, set(wanted['address_groups'])),
+        'groups': read_groups(session, groups, read_rules(session, groups)),
+        'ports': read_ports(session, host, rows),
+    }
+    for kind, things in found.items():
+        for thing in things.values():
+            objects.seal(kind, thing, read_at)
+    return Snapshot(
+        read_at=read_at, reported=_json(now.configurations), objects=found,
+        statuses={port['id']: port['status']
+                  for port in found['ports'].values()},
+        unbound=[])
 
 
 def read_ports(session, host, rows):

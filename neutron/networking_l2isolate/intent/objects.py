@@ -17,6 +17,9 @@ from neutron_lib import constants
 #: comes before it.
 KINDS = ('subnets', 'address_groups', 'groups', 'ports')
 
+#: Which list of an object is told by differences.
+ELEMENTS = {'groups': 'members', 'address_groups': 'addresses'}
+
 ACTIVE = 'active'
 INCOMING = 'incoming'
 OUTGOING = 'outgoing'
@@ -30,14 +33,42 @@ _LABEL = r'[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
 _HOST_NAME = re.compile(r'%s(\.%s)*' % (_LABEL, _LABEL))
 
 
-def seal(thing, read_at):
-    """Adds the time of the reading and the digest to an object."""
+def seal(kind, thing, read_at):
+    """Adds the time of the reading and the digest to an object.
+
+    The digest of a group is of two parts, of which the second is a sum over
+    its elements: who has it can go on by differences.
+    """
+    elements = ELEMENTS.get(kind)
     content = {key: value for key, value in thing.items()
-               if key not in NOT_IN_DIGEST}
+               if key not in NOT_IN_DIGEST and key != elements}
     text = json.dumps(content, sort_keys=True, separators=(',', ':'))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if elements is None:
+        digest = digest[:32]
+    else:
+        total = sum(int.from_bytes(hashlib.sha256(
+            element(e).encode()).digest()[:16], 'big')
+            for e in thing.get(elements, ()))
+        digest = '%s-%032x' % (digest[:16], total % (1 << 128))
     thing['read_at'] = read_at
-    thing['digest'] = hashlib.sha256(text.encode()).hexdigest()[:32]
+    thing['digest'] = digest
     return thing
+
+
+def element(value):
+    """The text of a group's element that its digest is made from."""
+    if isinstance(value, str):
+        return value
+    return '%s %s' % (value['address'], value.get('mac', ''))
+
+
+def thaw(value):
+    """An element as it is told, of one that sets can hold: an address, or for
+    a security group's member address and MAC or None."""
+    if isinstance(value, str):
+        return value
+    return _given({'address': value[0], 'mac': value[1]})
 
 
 def instant(text):

@@ -118,6 +118,27 @@ def bindings_elsewhere(session, host, port_ids):
     return _among(query, Binding.port_id, port_ids).all()
 
 
+def hosts_of_ports(session, port_ids):
+    """Hosts to which ports are bound in one way or another."""
+    query = (session.query(Binding.port_id, Binding.host)
+             .filter(Binding.host != ''))
+    return _among(query, Binding.port_id, port_ids).all()
+
+
+def hosts_of_subnets(session, subnet_ids):
+    """Hosts with ports that have an address of a subnet."""
+    ip = models_v2.IPAllocation
+    query = (session.query(ip.subnet_id, Binding.host)
+             .join(Binding, Binding.port_id == ip.port_id)
+             .filter(Binding.host != ''))
+    return _among(query, ip.subnet_id, subnet_ids).distinct().all()
+
+
+def network_ports(session, network_ids):
+    query = session.query(Port.id)
+    return _among(query, Port.network_id, network_ids).all()
+
+
 def fixed_ips(session, port_ids):
     ip = models_v2.IPAllocation
     query = session.query(ip.port_id, ip.ip_address, ip.subnet_id)

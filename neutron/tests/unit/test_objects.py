@@ -66,14 +66,14 @@ class HostNameTest(unittest.TestCase):
 class SealTest(unittest.TestCase):
 
     def test_order_of_fields_means_nothing(self):
-        one = objects.seal({'id': 'x', 'mtu': 1500}, 'now')
-        two = objects.seal({'mtu': 1500, 'id': 'x'}, 'later')
+        one = objects.seal('ports', {'id': 'x', 'mtu': 1500}, 'now')
+        two = objects.seal('ports', {'mtu': 1500, 'id': 'x'}, 'later')
         self.assertEqual(one['digest'], two['digest'])
         self.assertEqual('later', two['read_at'])
 
     def test_sealing_again_changes_nothing(self):
-        once = objects.seal({'id': 'x', 'status': 'DOWN'}, 'now')
-        twice = objects.seal(json.loads(json.dumps(once)), 'now')
+        once = objects.seal('ports', {'id': 'x', 'status': 'DOWN'}, 'now')
+        twice = objects.seal('ports', json.loads(json.dumps(once)), 'now')
         self.assertEqual(once, twice)
 
 

@@ -19,7 +19,7 @@ def snapshot(**kinds):
     for kind, sizes in kinds.items():
         for thing_id, size in sizes.items():
             things[kind][thing_id] = objects.seal(
-                {'id': thing_id, 'filler': 'x' * size}, 'now')
+                kind, {'id': thing_id, 'filler': 'x' * size}, 'now')
     return host_intent.Snapshot(read_at='now', reported={}, objects=things,
                                 statuses={'p1': 'DOWN'}, unbound=[])
 

@@ -12,6 +12,7 @@
 mod broken;
 mod calls;
 mod harness;
+mod inbox;
 mod login;
 mod python_client;
 mod restart;

@@ -3,20 +3,16 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use l2isolate_model::{
-    PortId,
-    document::{Object, ObjectId},
-    intent::Change,
-};
+use l2isolate_model::PortId;
 use l2isolate_oslo::Error as RpcError;
 use serde_json::Value;
 
 use super::{
     devices::Report,
-    ledger::{Changes, Named},
+    ledger::Named,
     schedule::Why,
     wire::{self, Reply},
-    worker::{Done, Worker, Wrong},
+    worker::{Asked, Done, Worker, Wrong},
 };
 use crate::update::Availability;
 
@@ -34,9 +30,9 @@ impl Worker {
             Done::Report(result) => self.reported(result),
             Done::Sync {
                 named,
-                reports,
+                asked,
                 result,
-            } => self.synced(&named, reports, result),
+            } => self.synced(&named, &asked, result),
             Done::Devices(report, result) => self.told(report, result),
         }
     }
@@ -78,7 +74,7 @@ impl Worker {
         self.report_first = None;
     }
 
-    fn synced(&mut self, named: &Named, reports: u64, result: Result<Value, RpcError>) {
+    fn synced(&mut self, named: &Named, asked: &Asked, result: Result<Value, RpcError>) {
         self.syncing = false;
         let now = Instant::now();
         let reply = match result {
@@ -95,23 +91,17 @@ impl Worker {
         self.judge_clock(&reply);
         let known = reply.objects.len();
         let in_use = |id: &PortId| self.devices.in_use(id);
-        let Changes { changes, stamps } = self.ledger.apply(now, named, &mut reply, in_use);
-        for (id, change) in &changes {
-            if let ObjectId::Port(id) = id {
-                match change {
-                    Change::Set {
-                        object: Object::Port(port),
-                        ..
-                    } => {
-                        self.devices.set_port(id, Some(port));
-                    }
-                    Change::Gone => self.devices.set_port(id, None),
-                    _ => {}
-                }
+        let changes = self.ledger.apply(now, named, &mut reply, in_use);
+        self.take_changes(changes, &reply.groups);
+        self.doubt_unheard(&asked.heard);
+        if asked.only {
+            self.devices
+                .set_some_statuses(&reply.statuses, asked.reports);
+            if reply.more {
+                self.schedule.want(now, Why::Gap);
             }
+            return;
         }
-        self.pending.changes.extend(changes);
-        self.pending.stamps.extend(stamps);
         self.wrong.unidentified = reply.unidentified;
         if reply.more && known > 0 {
             // The next part, with what is known now.
@@ -121,7 +111,7 @@ impl Worker {
         if reply.more {
             return self.sync_failed(now, "neutron-server has more to say, but says nothing");
         }
-        self.devices.set_statuses(&reply.statuses, reports);
+        self.devices.set_statuses(&reply.statuses, asked.reports);
         self.complain(|w| &mut w.sync, None);
         let other = reply.other_agent.map(|process| {
             format!(

@@ -61,8 +61,9 @@ struct Device {
     status: Option<Status>,
     /// The tap of which Neutron knows.
     told: Option<u32>,
-    /// Number of the last report of it.
+    /// Number of the last report of it, and when it was taken.
     reported: u64,
+    reported_at: Option<Instant>,
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -119,6 +120,7 @@ impl Devices {
             status: None,
             told: None,
             reported: 0,
+            reported_at: None,
             failures: 0,
             not_before: None,
         });
@@ -141,22 +143,52 @@ impl Devices {
                 device.status = None;
             }
         }
+        self.set_some_statuses(statuses, reports);
+    }
+
+    /// The same, of these ports only.
+    pub(crate) fn set_some_statuses(&mut self, statuses: &BTreeMap<PortId, Status>, reports: u64) {
         for (id, status) in statuses {
-            let Some(device) = self.ports.get_mut(id) else {
-                continue;
-            };
-            if device.reported > reports {
-                continue;
+            if self.ports.get(id).is_some_and(|d| d.reported <= reports) {
+                self.set_status(id, *status);
             }
-            let first = device.status.is_none();
-            device.status = Some(*status);
-            if first && *status == Status::Active && device.binding != BindingState::Incoming {
-                // Adopted: it was up before this agent was started.
-                let tap = self.taps.as_ref().and_then(|taps| taps.get(&device.tap));
-                device.told = tap.map(|tap| tap.index);
-            }
-            self.dirty.insert(id.clone());
         }
+    }
+
+    /// What Neutron thought of a port some time ago. Returns whether it could be
+    /// taken: not so soon after a report that the one may not know of the other.
+    pub(crate) fn hear_status(
+        &mut self,
+        now: Instant,
+        soon: Duration,
+        id: &PortId,
+        status: Status,
+    ) -> bool {
+        let Some(device) = self.ports.get(id) else {
+            return true;
+        };
+        if device.status == Some(status) {
+            return true;
+        }
+        if device.reported_at.is_some_and(|at| now < at + soon) {
+            return false;
+        }
+        self.set_status(id, status);
+        true
+    }
+
+    fn set_status(&mut self, id: &PortId, status: Status) {
+        let Some(device) = self.ports.get_mut(id) else {
+            return;
+        };
+        let first = device.status.is_none();
+        device.status = Some(status);
+        if first && status == Status::Active && device.binding != BindingState::Incoming {
+            // Adopted: it was up before this agent was started.
+            let tap = self.taps.as_ref().and_then(|taps| taps.get(&device.tap));
+            device.told = tap.map(|tap| tap.index);
+        }
+        self.dirty.insert(id.clone());
     }
 
     /// How many reports have been made.
@@ -238,6 +270,7 @@ impl Devices {
             device.not_before = None;
             device.told = index;
             device.reported = self.reports;
+            device.reported_at = Some(now);
             if device.binding != BindingState::Incoming {
                 device.status = Some(match index {
                     Some(_) => Status::Active,

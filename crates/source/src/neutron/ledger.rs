@@ -8,10 +8,11 @@
 //! gone as well: their machines are gone, and somebody may want their addresses.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use l2isolate_model::{PortId, document::ObjectId, intent::Change};
 
 use super::wire::Reply;
@@ -23,6 +24,9 @@ pub(crate) struct Ledger {
     /// Each object with the stamp of its newest version; none: that is known to
     /// nobody, so the server sends it.
     known: BTreeMap<ObjectId, Option<Stamp>>,
+    /// What casts said is gone, and when that was read: an answer that was read
+    /// before brings it not back.
+    ended: BTreeMap<ObjectId, Timestamp>,
     /// How many of them are ports.
     ports: usize,
     pub(crate) guard: Guard,
@@ -47,6 +51,7 @@ impl Ledger {
         Self {
             ports: known.keys().filter(|id| is_port(id)).count(),
             known,
+            ended: BTreeMap::new(),
             guard: Guard::new(grace, window),
         }
     }
@@ -82,18 +87,14 @@ impl Ledger {
                     .as_ref()
                     .is_some_and(|stamp| stamp.read_at > known.read_at)
             });
-            if since && !newer {
+            let ended = self.ended.get(&id).is_some_and(|ended| {
+                let later = |stamp: &Stamp| stamp.read_at > *ended;
+                !stamp.as_ref().is_some_and(later)
+            });
+            if (since && !newer) || (known.is_none() && ended) {
                 continue;
             }
-            if self.known.insert(id.clone(), stamp.clone()).is_none() {
-                self.ports += usize::from(is_port(&id));
-            }
-            // The stamp of one that can't be used is remembered, so that it isn't
-            // sent again and again, but not kept: after a restart it is.
-            if let (Change::Set { .. }, Some(stamp)) = (&change, stamp) {
-                told.stamps.push((id.clone(), stamp));
-            }
-            told.changes.push((id, change));
+            self.set(id, change, stamp, &mut told);
         }
         if !reply.more {
             let mut gone = Vec::new();
@@ -108,13 +109,118 @@ impl Ledger {
                     }
                 }
             }
-            for id in unused {
-                self.guard.present(&id);
-                self.remove(id, &mut told);
-            }
-            self.forget(now, gone, &mut told);
+            self.end(now, unused, gone, &mut told);
+            self.ended.retain(|_, ended| *ended >= reply.read_at);
         }
         told
+    }
+
+    /// Takes in what was cast; returns beside what it changes what is to be
+    /// asked for: nothing can be said of what is older than what is known.
+    pub(crate) fn hear(
+        &mut self,
+        now: Instant,
+        objects: Vec<(ObjectId, Change, Option<Stamp>)>,
+        gone: Vec<(ObjectId, Timestamp)>,
+        in_use: impl Fn(&PortId) -> bool,
+    ) -> (Changes, BTreeSet<ObjectId>) {
+        let mut told = Changes::default();
+        let mut doubts = BTreeSet::new();
+        for (id, change, stamp) in objects {
+            let Some(new) = &stamp else {
+                doubts.insert(id);
+                continue;
+            };
+            let known = self.known.get_mut(&id);
+            let newer = match &known {
+                Some(Some(known)) => new.read_at > known.read_at,
+                Some(None) => false,
+                None => self.ended.get(&id).is_none_or(|at| new.read_at > *at),
+            };
+            match known {
+                Some(Some(known)) if known.digest == new.digest => {
+                    known.read_at = known.read_at.max(new.read_at);
+                    self.guard.present(&id);
+                }
+                _ if newer => {
+                    self.guard.present(&id);
+                    self.set(id, change, stamp, &mut told);
+                }
+                _ => {
+                    doubts.insert(id);
+                }
+            }
+        }
+        let mut unused = Vec::new();
+        let mut held = Vec::new();
+        for (id, read_at) in gone {
+            let ended = self.ended.entry(id.clone()).or_insert(read_at);
+            *ended = read_at.max(*ended);
+            match self.known.get(&id) {
+                Some(Some(known)) if known.read_at >= read_at => {
+                    doubts.insert(id);
+                }
+                Some(_) => match &id {
+                    ObjectId::Port(port) if !in_use(port) => unused.push(id),
+                    _ => held.push(id),
+                },
+                None => {}
+            }
+        }
+        self.end(now, unused, held, &mut told);
+        (told, doubts)
+    }
+
+    /// Whether anything is known of an object.
+    pub(crate) fn knows(&self, id: &ObjectId) -> bool {
+        self.known.contains_key(id)
+    }
+
+    /// All groups and address groups that are known.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &ObjectId> {
+        let group = |id: &&ObjectId| matches!(id, ObjectId::Group(_) | ObjectId::AddressGroup(_));
+        self.known.keys().filter(group)
+    }
+
+    /// It can't be told how an object differs: the server is to send it whole.
+    pub(crate) fn doubt(&mut self, id: &ObjectId) {
+        if let Some(stamp) = self.known.get_mut(id) {
+            *stamp = None;
+        }
+    }
+
+    /// An object is this now, whatever was known of it.
+    pub(crate) fn put(&mut self, id: ObjectId, change: Change, stamp: Stamp) -> Changes {
+        let mut told = Changes::default();
+        self.set(id, change, Some(stamp), &mut told);
+        told
+    }
+
+    fn set(&mut self, id: ObjectId, change: Change, stamp: Option<Stamp>, told: &mut Changes) {
+        if self.known.insert(id.clone(), stamp.clone()).is_none() {
+            self.ports += usize::from(is_port(&id));
+        }
+        // The stamp of one that can't be used is remembered, so that it isn't
+        // sent again and again, but not kept: after a restart it is.
+        if let (Change::Set { .. }, Some(stamp)) = (&change, stamp) {
+            told.stamps.push((id.clone(), stamp));
+        }
+        told.changes.push((id, change));
+    }
+
+    /// What has gone: at once, or under the guard.
+    fn end(
+        &mut self,
+        now: Instant,
+        unused: Vec<ObjectId>,
+        gone: Vec<ObjectId>,
+        told: &mut Changes,
+    ) {
+        for id in unused {
+            self.guard.present(&id);
+            self.remove(id, told);
+        }
+        self.forget(now, gone, told);
     }
 
     /// Lets go what was held long enough, or was released.
@@ -144,8 +250,6 @@ fn is_port(id: &ObjectId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::json;
 
     use super::{super::wire, *};
@@ -241,6 +345,51 @@ mod tests {
         assert_eq!(ids(&told), [("port p2".to_owned(), true)]);
         assert_eq!(ledger.known[&port(1)], Some(stamp(20)));
         assert!(ledger.known.contains_key(&port(3)));
+    }
+
+    /// What an answer and a cast say in any order, the later read wins; what
+    /// can't be judged is asked for.
+    #[test]
+    fn casts_are_taken_by_the_time_of_their_reading() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        let hear = |ledger: &mut Ledger, second, ports: &[(u32, &str)], gone: &[u32]| {
+            let cast = answer(second, ports, gone);
+            let gone = cast.gone.into_iter().map(|id| (id, cast.read_at)).collect();
+            let (told, doubts) = ledger.hear(now, cast.objects, gone, |_| false);
+            (ids(&told), doubts.into_iter().collect::<Vec<_>>())
+        };
+        let set = |number| vec![(format!("port p{number}"), true)];
+        let named = ledger.named();
+        assert_eq!(hear(&mut ledger, 5, &[(1, "a")], &[]), (set(1), vec![]));
+        // Again, and older with the same content: nothing.
+        for second in [5, 4] {
+            let none = (vec![], vec![]);
+            assert_eq!(hear(&mut ledger, second, &[(1, "a")], &[]), none);
+        }
+        assert_eq!(hear(&mut ledger, 6, &[(1, "b")], &[]), (set(1), vec![]));
+        // Other content at the same time or before: who knows.
+        for second in [6, 3] {
+            let doubt = (vec![], vec![port(1)]);
+            assert_eq!(hear(&mut ledger, second, &[(1, "c")], &[]), doubt);
+            assert_eq!(hear(&mut ledger, second, &[], &[1]), doubt);
+        }
+        // The end overtook the beginning, here and in an answer.
+        assert_eq!(hear(&mut ledger, 9, &[], &[2]), (vec![], vec![]));
+        let doubt = (vec![], vec![port(2)]);
+        assert_eq!(hear(&mut ledger, 8, &[(2, "a")], &[]), doubt);
+        let mut reply = answer(8, &[(2, "a")], &[]);
+        assert_eq!(ids(&ledger.apply(now, &named, &mut reply, |_| true)), []);
+        assert_eq!(hear(&mut ledger, 10, &[(2, "a")], &[]), (set(2), vec![]));
+        let gone = (vec![("port p1".to_owned(), false)], vec![]);
+        assert_eq!(hear(&mut ledger, 11, &[], &[1]), gone);
+        // What was doubted is named without digest, and taken.
+        ledger.doubt(&port(2));
+        let named = ledger.named();
+        assert_eq!(Ledger::digests(&named).next().unwrap().1, "");
+        let mut reply = answer(9, &[(2, "a")], &[]);
+        let told = ledger.apply(now, &named, &mut reply, |_| true);
+        assert_eq!(ids(&told), set(2));
     }
 
     /// A part of an answer says nothing of what is gone.

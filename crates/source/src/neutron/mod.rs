@@ -3,18 +3,20 @@
 //!
 //! ```text
 //!   engine ──taps, figures──▶ worker ──report_state, update_device_list──▶ Neutron
-//!   engine ◀────Updates────── worker ◀──────────── sync ────────────────── driver
+//!   engine ◀────Updates────── worker ◀─────── sync, casts ──────────────── driver
 //! ```
 //!
-//! * `worker`, with `handle`, `answers` and `telling`: the thread, what is under
-//!   way, what comes of it, what is told of it.
+//! * `worker`, with `handle`, `answers`, `casts` and `telling`: the thread, what
+//!   is under way, what comes of it and unasked, what is told of it.
 //! * `wire`: what is sent and what is answered.
 //! * `ledger`: what is known of Neutron's objects, and how a reply differs.
 //! * `devices`: which ports Neutron is to be told of as up or down.
-//! * `schedule`: when to sync.
+//! * `groups`: groups, so that differences can be applied to them.
+//! * `schedule`, `doubts`: when to sync, everything or single objects.
 //!
 //! All but the first are pure. The server is asked for everything that differs
-//! (`sync`); nothing is taken from messages. What the engine tells of its taps
+//! (`sync`). What it tells unasked (casts) comes sooner and changes nothing in
+//! that: what is lost or can't be judged is asked for. What the engine tells of its taps
 //! is data: which are there, which are wired. Clocks and dice live here.
 //!
 //! What can break it: the broker or the server away (everything that is known
@@ -22,7 +24,10 @@
 //! same host name (it is named).
 
 mod answers;
+mod casts;
 mod devices;
+mod doubts;
+mod groups;
 mod handle;
 mod ledger;
 mod schedule;

@@ -25,6 +25,10 @@ const RETRY_MOST: Duration = Duration::from_secs(60);
 pub(crate) enum Why {
     /// There is a connection, the first or another one.
     Connected,
+    /// There is a queue for casts, the first or another one.
+    Queue,
+    /// A cast was lost.
+    Gap,
     /// Neutron took the agent for dead.
     Revived,
     /// A tap has no port.

@@ -1,9 +1,9 @@
 //! What is told to whoever follows the source.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use jiff::Timestamp;
-use l2isolate_model::{document::ObjectId, problem::Problem};
+use l2isolate_model::problem::Problem;
 
 use super::{
     ledger::Changes,
@@ -15,14 +15,8 @@ impl Worker {
     /// Sends what differs. Returns whether anybody still listens.
     pub(super) fn publish(&mut self) -> bool {
         let now = Instant::now();
-        let Changes { changes, stamps } = self.ledger.settle(now);
-        for (id, _) in &changes {
-            if let ObjectId::Port(id) = id {
-                self.devices.set_port(id, None);
-            }
-        }
-        self.pending.changes.extend(changes);
-        self.pending.stamps.extend(stamps);
+        let ended = self.ledger.settle(now);
+        self.take_changes(ended, &BTreeMap::new());
         self.contact.next_sync = self.schedule.next().map(|(at, _)| self.timestamp(at));
         self.contact.unreported = self.devices.unreported();
         let state = State {

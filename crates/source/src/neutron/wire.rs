@@ -11,7 +11,10 @@ use l2isolate_model::{
 };
 use serde_json::{Map, Value, json};
 
-use super::AGENT_TYPE;
+use super::{
+    AGENT_TYPE,
+    groups::{self, Difference, Groups},
+};
 use crate::Stamp;
 
 /// Neutron's status of a port.
@@ -52,6 +55,21 @@ pub(crate) struct Reply {
     pub(crate) other_agent: Option<String>,
     /// Entries without a readable id.
     pub(crate) unidentified: Vec<Problem>,
+    /// Groups and address groups as they came.
+    pub(crate) groups: BTreeMap<ObjectId, Map<String, Value>>,
+}
+
+/// What was cast.
+#[derive(Debug, PartialEq)]
+pub(crate) struct News {
+    /// Who sent it, and how many messages it has sent to this key.
+    pub(crate) sender: String,
+    pub(crate) number: u64,
+    pub(crate) objects: Vec<(ObjectId, Change, Option<Stamp>)>,
+    /// What isn't there, and when that was read.
+    pub(crate) gone: Vec<(ObjectId, Timestamp)>,
+    pub(crate) statuses: BTreeMap<PortId, Status>,
+    pub(crate) differences: Vec<Difference>,
 }
 
 /// Where objects come from, in problems.
@@ -62,6 +80,7 @@ pub(crate) fn sync<'a>(
     host: &str,
     process: &str,
     digests: impl Iterator<Item = (&'a ObjectId, &'a str)>,
+    only: bool,
 ) -> Map<String, Value> {
     let mut kinds: BTreeMap<&str, Map<String, Value>> =
         LISTS.iter().map(|list| (*list, Map::new())).collect();
@@ -70,7 +89,11 @@ pub(crate) fn sync<'a>(
             kind.insert(id.as_str().to_owned(), digest.into());
         }
     }
-    object(json!({ "host": host, "process": process, "digests": kinds }))
+    let mut arguments = object(json!({ "host": host, "process": process, "digests": kinds }));
+    if only {
+        arguments.insert("only".to_owned(), true.into());
+    }
+    arguments
 }
 
 /// Reads the answer.
@@ -81,9 +104,7 @@ pub(crate) fn reply(mut value: Value) -> Result<Reply, String> {
     let Value::Object(root) = &mut value else {
         return Err("the answer to sync is no object".to_owned());
     };
-    let time = |value: Option<&Value>| value.and_then(Value::as_str)?.parse().ok();
-    let read_at: Timestamp =
-        time(root.get("read_at")).ok_or("the answer to sync has no time read_at")?;
+    let read_at = moment(root.get("read_at")).ok_or("the answer to sync has no time read_at")?;
     let mut gone = BTreeSet::new();
     let lists = root.remove("gone").unwrap_or_default();
     for list in LISTS {
@@ -106,6 +127,7 @@ pub(crate) fn reply(mut value: Value) -> Result<Reply, String> {
         other => other.to_string(),
     });
     let stamps = stamps(root);
+    let groups = groups(root);
     let document = document::from_value(value, ORIGIN).map_err(|problem| problem.to_string())?;
     let objects = document.objects.into_iter().map(|(id, change)| {
         let stamp = stamps.get(&id).cloned();
@@ -119,7 +141,116 @@ pub(crate) fn reply(mut value: Value) -> Result<Reply, String> {
         more,
         other_agent,
         unidentified: document.unidentified,
+        groups,
     })
+}
+
+/// Reads what was cast.
+///
+/// # Errors
+/// Words: why nothing of it can be used.
+pub(crate) fn news(mut value: Value) -> Result<News, String> {
+    let root = value.as_object_mut().ok_or("it is no object")?;
+    let sender = root.get("sender").and_then(Value::as_str);
+    let sender = sender.ok_or("it has no sender")?.to_owned();
+    let number = root.get("number").and_then(Value::as_u64);
+    let number = number.ok_or("it has no number")?;
+    let gone = root.remove("gone").unwrap_or_default();
+    let changed = root.remove("changed").unwrap_or_default();
+    let entries = |lists: &Value, list: &'static str| match lists.get(list) {
+        Some(Value::Array(entries)) => entries.clone(),
+        _ => Vec::new(),
+    };
+    let mut ended = Vec::new();
+    let mut differences = Vec::new();
+    for list in LISTS {
+        for entry in entries(&gone, list) {
+            ended.extend(named(list, &entry).zip(moment(entry.get("read_at"))));
+        }
+        for entry in entries(&changed, list) {
+            differences.extend(difference(list, entry));
+        }
+    }
+    let ports = root.get("ports").and_then(Value::as_array);
+    let status = |port: &Value| {
+        let status = port.get("status")?.as_str()?;
+        Some((
+            port.get("id")?.as_str()?.parse().ok()?,
+            Status::parse(status),
+        ))
+    };
+    let statuses = ports.into_iter().flatten().filter_map(status).collect();
+    let stamps = stamps(root);
+    let document = document::from_value(value, ORIGIN).map_err(|problem| problem.to_string())?;
+    let objects = document.objects.into_iter().map(|(id, change)| {
+        let stamp = stamps.get(&id).cloned();
+        (id, change, stamp)
+    });
+    Ok(News {
+        sender,
+        number,
+        objects: objects.collect(),
+        gone: ended,
+        statuses,
+        differences,
+    })
+}
+
+/// A single object, as differences made it.
+pub(crate) fn object_of(id: &ObjectId, fields: Map<String, Value>) -> Option<Change> {
+    let document = json!({ "version": document::VERSION, id.list(): [fields] });
+    let document = document::from_value(document, ORIGIN).ok()?;
+    document
+        .objects
+        .into_iter()
+        .next()
+        .map(|(_, change)| change)
+}
+
+fn named(list: &str, entry: &Value) -> Option<ObjectId> {
+    ObjectId::in_list(list, entry.get("id")?.as_str()?)
+}
+
+fn moment(value: Option<&Value>) -> Option<Timestamp> {
+    value?.as_str()?.parse().ok()
+}
+
+fn difference(list: &str, entry: Value) -> Option<Difference> {
+    let id = named(list, &entry)?;
+    Groups::list(&id)?;
+    let mut fields = object(entry);
+    let stamp = Stamp {
+        digest: fields.get("digest")?.as_str()?.to_owned(),
+        read_at: moment(fields.get("read_at"))?,
+    };
+    let mut elements = |key| {
+        let elements = fields.remove(key);
+        let elements = elements.as_ref().and_then(Value::as_array);
+        let texts = elements.into_iter().flatten();
+        texts.filter_map(groups::text).collect()
+    };
+    let (added, removed) = (elements("added"), elements("removed"));
+    let whole = fields.remove("whole") == Some(Value::Bool(true));
+    Some(Difference {
+        id,
+        stamp,
+        added,
+        removed,
+        fields: whole.then_some(fields),
+    })
+}
+
+fn groups(root: &Map<String, Value>) -> BTreeMap<ObjectId, Map<String, Value>> {
+    let mut groups = BTreeMap::new();
+    for list in ["groups", "address_groups"] {
+        let entries = root.get(list).and_then(Value::as_array);
+        for entry in entries.into_iter().flatten() {
+            if let (Some(id), Value::Object(fields)) = (named(list, entry), entry) {
+                groups.insert(id, fields.clone());
+            }
+        }
+    }
+    groups
 }
 
 fn stamps(root: &Map<String, Value>) -> BTreeMap<ObjectId, Stamp> {

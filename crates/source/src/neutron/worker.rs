@@ -4,8 +4,8 @@
 //! at a time, which hand over what came of them.
 
 use std::{
-    collections::BTreeMap,
-    sync::mpsc::Sender,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
 
@@ -16,25 +16,37 @@ use l2isolate_model::{
     problem::Problem,
 };
 use l2isolate_oslo::{
-    Backoff, Client, Context, Error as RpcError, State as Link, Target, Transport,
+    Backoff, Bound, Cast, Client, Context, Error as RpcError, Inbox, State as Link, Target,
+    Transport,
 };
 use serde_json::{Map, Value};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel},
+    watch,
+};
 
 use super::{
     Options,
+    casts::{Numbers, host_key},
     devices::{Devices, Report},
+    doubts::Doubts,
+    groups::Groups,
     handle::Word,
     ledger::{Changes, Ledger, Named},
     schedule::{Schedule, Why},
     wire,
 };
-use crate::update::{Availability, Contact, State, Update};
+use crate::{
+    Stamp,
+    update::{Availability, Contact, State, Update},
+};
 
 /// All agents lose the broker at the same moment, and come back within this.
 const SPREAD: Duration = Duration::from_secs(5);
 /// The first sync doesn't wait longer for the first report.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So many casts wait at the broker, if this doesn't listen.
+const QUEUE: u32 = 20_000;
 /// Several taps that come or go within this lead to one sync.
 const SETTLE: Duration = Duration::from_millis(20);
 /// After a tap has gone, so long until its port may have.
@@ -45,11 +57,20 @@ pub(super) enum Done {
     Report(Result<Value, RpcError>),
     Sync {
         named: Named,
-        /// How many reports of ports had been made when it was sent.
-        reports: u64,
+        asked: Asked,
         result: Result<Value, RpcError>,
     },
     Devices(Report, Result<Value, RpcError>),
+}
+
+/// How things were when a sync was sent.
+pub(super) struct Asked {
+    /// It was for single objects.
+    pub(super) only: bool,
+    /// How many reports of ports had been made.
+    pub(super) reports: u64,
+    /// To which keys the queue was bound.
+    pub(super) heard: Arc<BTreeSet<String>>,
 }
 
 /// What is wrong beside the objects.
@@ -72,12 +93,28 @@ pub(super) struct Worker {
     pub(super) reports: Client,
     pub(super) plugin: Client,
     pub(super) intent: Client,
+    pub(super) objects: Client,
     pub(super) words: UnboundedReceiver<Word>,
     pub(super) done: UnboundedReceiver<Done>,
     pub(super) done_sender: UnboundedSender<Done>,
     pub(super) ledger: Ledger,
     pub(super) devices: Devices,
     pub(super) schedule: Schedule,
+    pub(super) groups: Groups,
+    pub(super) doubts: Doubts,
+    pub(super) inbox: Inbox,
+    pub(super) casts: Receiver<Cast>,
+    pub(super) bound: watch::Receiver<Option<Bound>>,
+    /// The queue in use.
+    pub(super) queue: u64,
+    pub(super) numbers: Numbers,
+    /// The keys that the queue is to be bound to, and whether they may be
+    /// others by now.
+    pub(super) keys: Arc<BTreeSet<String>>,
+    pub(super) stale: bool,
+    /// No sync before this, unless casts are heard sooner: what changes after
+    /// the sync would be missed.
+    pub(super) queue_first: Option<Instant>,
     pub(super) figures: Map<String, Value>,
     /// Connections so far: with another one, what was missed is asked for.
     pub(super) connections: u64,
@@ -114,7 +151,7 @@ impl Worker {
         let mut messaging = options.messaging;
         messaging.connection_name = format!("l2isolate:{}:{}", std::process::id(), options.host);
         let transport = Transport::start(messaging);
-        let backoff = std::sync::Arc::new(Backoff::new(options.timeout, options.max_timeout));
+        let backoff = Arc::new(Backoff::new(options.timeout, options.max_timeout));
         let client = |topic: &str, minor| {
             let target = Target::new(topic).version(1, minor);
             transport.client(target).backoff(backoff.clone())
@@ -122,6 +159,7 @@ impl Worker {
         let stamps: BTreeMap<_, _> = options.stamps.into_iter().collect();
         let mut devices = Devices::default();
         let mut known = BTreeMap::new();
+        let mut groups = Groups::default();
         for (id, change) in options.known {
             // What can't be read is asked for as a whole.
             let stamp = match &change {
@@ -129,19 +167,36 @@ impl Worker {
                     if let (ObjectId::Port(id), Object::Port(port)) = (&id, object) {
                         devices.set_port(id, Some(port));
                     }
-                    stamps.get(&id).cloned()
+                    let stamp = stamps.get(&id).cloned();
+                    if let Some(stamp) = &stamp {
+                        hold(&mut groups, &id, object, stamp);
+                    }
+                    stamp
                 }
                 _ => None,
             };
             known.insert(id, stamp);
         }
         let (done_sender, done) = unbounded_channel();
+        let keys = BTreeSet::from([host_key(&options.host)]);
+        let (inbox, casts) = transport.inbox("l2isolate-agent", QUEUE, keys.clone());
         Self {
+            groups,
+            doubts: Doubts::default(),
+            bound: inbox.bound(),
+            inbox,
+            casts,
+            queue: 0,
+            numbers: Numbers::default(),
+            keys: Arc::new(keys),
+            stale: true,
+            queue_first: None,
             process: format!("{:032x}", fastrand::u128(..)),
             report_interval: options.report_interval,
             reports: client("q-reports-plugin", 2),
             plugin: client("q-plugin", 5),
             intent: client("l2isolate", 0),
+            objects: client("l2isolate", 1),
             host: options.host,
             transport,
             words,
@@ -177,6 +232,7 @@ impl Worker {
         loop {
             let status = link.borrow_and_update().clone();
             self.look_at(&status);
+            self.follow();
             self.start_calls();
             if !self.publish() {
                 break;
@@ -189,6 +245,8 @@ impl Worker {
                     Some(word) => self.hear(word),
                 },
                 Some(done) = self.done.recv() => self.finish(done),
+                Some(cast) = self.casts.recv() => self.take_cast(cast),
+                Ok(()) = self.bound.changed() => self.look_at_queue(),
                 () = sleep_until(deadline) => {}
             }
         }
@@ -240,6 +298,7 @@ impl Worker {
                         *reason = format!("connected to {host} again, not synced yet");
                     }
                     self.report_first = Some(now + spread + PATIENCE);
+                    self.queue_first = self.report_first;
                     self.schedule.want(now, Why::Connected);
                 }
             }
@@ -279,14 +338,19 @@ impl Worker {
             self.call(&self.reports, "report_state", arguments, Done::Report);
         }
         self.report_first = self.report_first.filter(|at| *at > now);
+        self.queue_first = self.queue_first.filter(|at| *at > now && !self.hears_all());
         if let Some((at, why)) = self.schedule.next()
             && !self.syncing
             && self.report_first.is_none()
+            && self.queue_first.is_none()
             && at <= now
         {
             tracing::debug!(?why, "asking Neutron for what differs");
             self.schedule.started();
             self.sync();
+        }
+        if !self.syncing && self.complete && self.hears_all() {
+            self.sync_doubts(now);
         }
         self.devices_at = self.devices_at.filter(|at| *at > now);
         if !self.telling
@@ -304,13 +368,39 @@ impl Worker {
     }
 
     pub(super) fn sync(&mut self) {
+        // All of them are answered.
+        self.doubts.clear();
+        self.ask(self.ledger.named(), false);
+    }
+
+    /// Asks for single objects, if any are due.
+    fn sync_doubts(&mut self, now: Instant) {
+        let doubts = self.doubts.take(now);
+        if doubts.is_empty() {
+            return;
+        }
+        tracing::debug!(?doubts, "asking Neutron");
+        let known = self.ledger.named();
+        let named = doubts.into_iter().map(|id| {
+            let stamp = known.get(&id).cloned().flatten();
+            (id, stamp)
+        });
+        self.ask(named.collect(), true);
+    }
+
+    fn ask(&mut self, named: Named, only: bool) {
         self.syncing = true;
-        let named = self.ledger.named();
-        let reports = self.devices.reports();
-        let arguments = wire::sync(&self.host, &self.process, Ledger::digests(&named));
-        self.call(&self.intent, "sync", arguments, move |result| Done::Sync {
+        let heard = self.bound.borrow().as_ref().map(|b| Arc::clone(&b.keys));
+        let asked = Asked {
+            only,
+            reports: self.devices.reports(),
+            heard: heard.unwrap_or_default(),
+        };
+        let arguments = wire::sync(&self.host, &self.process, Ledger::digests(&named), only);
+        let client = if only { &self.objects } else { &self.intent };
+        self.call(client, "sync", arguments, move |result| Done::Sync {
             named,
-            reports,
+            asked,
             result,
         });
     }
@@ -336,6 +426,7 @@ impl Worker {
             .contact
             .last_sync
             .map(|at| Timestamp::now().duration_since(at));
+        all.insert("hears_casts".to_owned(), self.hears_all().into());
         all.insert("process".to_owned(), self.process.clone().into());
         all.insert("sync_age".to_owned(), age.map(|age| age.as_secs()).into());
         all.insert(
@@ -357,11 +448,30 @@ impl Worker {
         }
         let report = self.report_at.filter(|_| !self.reporting);
         let sync = self.schedule.next().filter(|_| !self.syncing);
-        let sync = sync.map(|(at, _)| self.report_first.map_or(at, |first| first.max(at)));
+        let first = self.report_first.max(self.queue_first);
+        let sync = sync.map(|(at, _)| first.map_or(at, |first| first.max(at)));
+        let doubts = self.doubts.due();
+        let doubts = doubts.filter(|_| !self.syncing && self.complete && self.hears_all());
         let devices = (!self.telling)
             .then(|| self.devices_at.or(self.devices.due_at()))
             .flatten();
-        [guard, report, sync, devices].into_iter().flatten().min()
+        [guard, report, sync, doubts, devices]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+/// A group of the cache, for differences.
+fn hold(groups: &mut Groups, id: &ObjectId, object: &Object, stamp: &Stamp) {
+    let fields = match object {
+        Object::Group(group) => serde_json::to_value(group.as_ref()),
+        Object::AddressGroup(group) => serde_json::to_value(group.as_ref()),
+        Object::Port(_) | Object::Subnet(_) => return,
+    };
+    // One that can't be followed is asked for.
+    if let Ok(Value::Object(fields)) = fields {
+        groups.set(id, stamp, fields);
     }
 }
 

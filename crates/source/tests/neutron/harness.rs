@@ -15,6 +15,7 @@ use l2isolate_lab::{
     netns,
 };
 use l2isolate_model::{document::ObjectId, intent::Change};
+use l2isolate_oslo::{Context, Target, Transport};
 use l2isolate_source::{
     Availability, Stamp, State, Update,
     neutron::{self, Handle, TapState},
@@ -192,6 +193,33 @@ impl Rig {
     pub(crate) fn problems(&self) -> String {
         let problems = self.state.problems.iter().map(ToString::to_string);
         problems.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Tells agents something unasked, as the server's driver does.
+    pub(crate) fn cast(&self, key: &str, number: u64, mut news: Value) {
+        news["version"] = json!(1);
+        news["key"] = json!(key);
+        news["sender"] = json!("test");
+        news["number"] = json!(number);
+        let mut options = l2isolate_oslo::Options::read(&self.url, |_| None).unwrap();
+        options.exchange = "neutron".to_owned();
+        let send = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let transport = Transport::start(options);
+                let arguments = json!({"news": news}).as_object().cloned().unwrap();
+                let client = transport.client(Target::new(key));
+                client
+                    .cast(&Context::admin(), "changed", arguments)
+                    .await
+                    .unwrap();
+                transport.close().await;
+            });
+        };
+        netns::inside(self.broker.namespace(), send).unwrap();
     }
 
     pub(crate) fn syncs(&self) -> usize {

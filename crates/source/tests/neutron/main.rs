@@ -9,6 +9,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod casts;
 mod faults;
 mod follow;
 mod harness;
