@@ -57,6 +57,8 @@ pub struct Cast {
     pub arguments: Map<String, Value>,
     /// The version that the sender needs.
     pub version: Version,
+    /// How large the message was.
+    pub bytes: usize,
 }
 
 /// A queue; it ends when this is dropped.
@@ -235,6 +237,7 @@ impl Worker {
             method: incoming.method,
             arguments: incoming.arguments,
             version: incoming.version,
+            bytes: delivery.data.len(),
         };
         Ok(self.casts.send(cast).await.is_ok())
     }

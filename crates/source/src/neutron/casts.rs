@@ -110,6 +110,11 @@ impl Worker {
             }
         }
         keys.insert(host_key(&self.host));
+        if self.syncing {
+            // What is being asked for is to be heard until it is there.
+            keys.extend(self.keys.iter().cloned());
+            self.stale = true;
+        }
         if *self.keys != keys {
             self.keys = Arc::new(keys);
             self.inbox.set_keys(Arc::clone(&self.keys));

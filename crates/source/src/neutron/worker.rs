@@ -232,6 +232,7 @@ impl Worker {
         loop {
             let status = link.borrow_and_update().clone();
             self.look_at(&status);
+            self.look_at_queue();
             self.follow();
             self.start_calls();
             if !self.publish() {
@@ -246,7 +247,7 @@ impl Worker {
                 },
                 Some(done) = self.done.recv() => self.finish(done),
                 Some(cast) = self.casts.recv() => self.take_cast(cast),
-                Ok(()) = self.bound.changed() => self.look_at_queue(),
+                Ok(()) = self.bound.changed() => {}
                 () = sleep_until(deadline) => {}
             }
         }
