@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use l2isolate_kernel::{ApplyError, Event, Kernel};
 use l2isolate_model::{
     IfName,
@@ -19,12 +20,13 @@ use l2isolate_model::{
     port::CheckedPort,
     tap::Tap,
 };
-use l2isolate_plan::{Config, KernelRules, Owner, TapView};
+use l2isolate_plan::{Config, KernelRules, Owner, TapView, announce};
 use l2isolate_reconcile::Reconciler;
 use l2isolate_source::neutron::TapState;
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    announcer::Announcer,
     firewall::{Firewall, Stage},
     guests::{self, Guests},
     report::named_by_nova,
@@ -41,6 +43,10 @@ pub(crate) struct Engine {
     firewall: Option<Firewall>,
     /// Absent in whoever only says what would be written.
     guests: Option<Guests>,
+    /// Absent in whoever only says what would be written.
+    announcer: Option<Announcer>,
+    /// Taps of whose routes others may be in place than was told.
+    rerouted: BTreeSet<IfName>,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -71,6 +77,8 @@ impl Engine {
             kernel,
             firewall: None,
             guests: None,
+            announcer: None,
+            rerouted: BTreeSet::new(),
             intent: Intent::default(),
             complete: false,
             touched: observed.links.keys().copied().collect(),
@@ -107,6 +115,20 @@ impl Engine {
         guests.taps(&self.taps);
         self.guests = Some(guests);
         self
+    }
+
+    /// Has the engine see to what is announced. Before anything is absorbed.
+    pub(crate) fn with_announcer(mut self, announcer: Announcer) -> Self {
+        self.announcer = Some(announcer);
+        self
+    }
+
+    pub(crate) fn announcer(&self) -> Option<&Announcer> {
+        self.announcer.as_ref()
+    }
+
+    pub(crate) fn announcer_mut(&mut self) -> Option<&mut Announcer> {
+        self.announcer.as_mut()
     }
 
     pub(crate) fn guests(&self) -> Option<&Guests> {
@@ -171,6 +193,9 @@ impl Engine {
             if complete {
                 guests.complete();
             }
+        }
+        if let Some(announcer) = self.announcer.as_mut().filter(|_| complete) {
+            announcer.complete();
         }
         if complete && !self.complete {
             self.complete = true;
@@ -259,6 +284,7 @@ impl Engine {
                     _ => None,
                 };
                 let device = key.device().or(routed);
+                self.rerouted.extend(routed);
                 self.reconciler.observe(now, key, value);
                 self.dirty
                     .extend(device.filter(|tap| self.intent.on_tap(*tap).is_none()));
@@ -320,9 +346,58 @@ impl Engine {
         for (owner, work) in work {
             if let Owner::Tap(tap) = owner {
                 self.touched.insert(tap);
+                self.rerouted.insert(tap);
             }
             self.report(owner, &work);
         }
+        self.announce();
+    }
+
+    /// Has announced what is routed now, and tells routes again that a routing
+    /// daemon missed.
+    fn announce(&mut self) {
+        let Some(mut announcer) = self.announcer.take() else {
+            return;
+        };
+        let host = self.routed(&Owner::Host);
+        announcer.routed(announce::Owner::Host, host);
+        for tap in std::mem::take(&mut self.rerouted) {
+            // A route without carrier leads to nobody.
+            let routed = match self.taps.get(&tap).is_some_and(|tap| tap.carrier) {
+                true => self.routed(&Owner::Tap(tap)),
+                false => BTreeSet::new(),
+            };
+            announcer.routed(announce::Owner::Tap(tap), routed);
+        }
+        let metric = self.config.route_metric;
+        let observed = self.reconciler.observed();
+        let missed =
+            announcer.converge(|prefix| observed.contains_key(&Key::Route(prefix, metric)));
+        if !missed.is_empty() {
+            warn!(
+                prefixes = missed.len(),
+                "the routing daemon missed routes; they are set again"
+            );
+            for prefix in missed {
+                self.reconciler.redo(&Key::Route(prefix, metric));
+            }
+            self.unfinished = true;
+        }
+        self.announcer = Some(announcer);
+    }
+
+    /// The prefixes of an owner that are routed as it wants them.
+    fn routed(&self, owner: &Owner) -> BTreeSet<IpNet> {
+        let metric = self.config.route_metric;
+        let wanted = self.reconciler.wanted_by(owner);
+        let in_place = wanted.filter_map(|key| match key {
+            Key::Route(prefix, m) if *m == metric => {
+                let is = self.reconciler.observed().get(key);
+                (is.is_some() && is == self.reconciler.wanted(key)).then_some(*prefix)
+            }
+            _ => None,
+        });
+        in_place.collect()
     }
 
     fn converge_guests(&mut self) {
@@ -406,12 +481,14 @@ impl Engine {
         }
         let firewall = self.firewall.as_ref().and_then(Firewall::due);
         let guests = self.guests.as_ref().and_then(Guests::due);
-        let all = [self.reconciler.due(now), firewall, guests];
+        let announcer = self.announcer.as_ref().and_then(Announcer::due);
+        let all = [self.reconciler.due(now), firewall, guests, announcer];
         all.into_iter().flatten().min()
     }
 
     fn plan(&mut self, name: IfName) {
         self.touched.insert(name);
+        self.rerouted.insert(name);
         let port = self.intent.on_tap(name);
         let view = self.taps.get(&name).map(|tap| TapView {
             tap,

@@ -3,6 +3,7 @@
 //! One verb, one file in `commands/`. No networking is decided here: the agent
 //! is wiring between source, plan, reconciler and kernel.
 
+mod announcer;
 mod checks;
 mod commands;
 mod config;
@@ -60,6 +61,30 @@ enum Command {
     },
     /// Let go the deletions that are held since too many came at once.
     Release(Ask),
+    /// Compare, now, what is to be announced with the kernel, with the routing
+    /// daemon and with what each switch was sent.
+    Verify(Ask),
+    /// Ask the fabric to prefer any other way (RFC 8326), until `undrain`; also
+    /// over restarts. Shows how far it has got.
+    Drain {
+        #[command(flatten)]
+        ask: Ask,
+        /// How often to prepend the own AS, for switches that don't honour the
+        /// community.
+        #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=10))]
+        prepend: u8,
+        /// Seconds to wait until all is marked.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        wait: u64,
+    },
+    /// End a drain, also one that is under way.
+    Undrain {
+        #[command(flatten)]
+        ask: Ask,
+        /// Seconds to wait until no mark is left.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        wait: u64,
+    },
     /// Print the firewall that the agent wants, as `nft -f` would read it.
     ShowNft {
         #[command(flatten)]
@@ -75,6 +100,9 @@ enum Command {
         #[arg(long, value_name = "FILE", required = true)]
         config_file: Vec<PathBuf>,
     },
+    /// Print a whole BGP configuration of this host for a routing daemon, with
+    /// each knob's reason beside it.
+    RenderBgp(commands::render_bgp::Options),
     /// Check configuration files, and the host for services that would fight the agent.
     CheckConfig {
         /// INI file; may be given several times, later files win.
@@ -107,8 +135,14 @@ fn main() -> ExitCode {
             commands::diff::run(&ask.socket, &config_file, ask.json)
         }
         Command::Release(ask) => commands::release::run(&ask.socket, ask.json),
+        Command::Verify(ask) => commands::verify::run(&ask.socket, ask.json),
+        Command::Drain { ask, prepend, wait } => {
+            commands::drain::run(&ask.socket, Some(prepend), wait, ask.json)
+        }
+        Command::Undrain { ask, wait } => commands::drain::run(&ask.socket, None, wait, ask.json),
         Command::ShowNft { ask, port } => commands::show_nft::run(&ask.socket, port, ask.json),
         Command::BaseFilter { config_file } => commands::base_filter::run(&config_file),
+        Command::RenderBgp(options) => commands::render_bgp::run(&options),
         Command::CheckConfig { config_file, json } => {
             commands::check_config::run(&config_file, json)
         }

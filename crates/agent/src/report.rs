@@ -13,12 +13,13 @@ use l2isolate_model::{
     port::BindingState,
     problem::Problem,
 };
-use l2isolate_plan::{KernelRules, Owner, filter, guest};
+use l2isolate_plan::{KernelRules, Owner, announce, filter, guest};
 use l2isolate_reconcile::{Difference, Rules};
 use l2isolate_source::Contact;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    announcer::{Announcer, report::AdvertiseReport},
     counts::{Counts, PortCounters},
     engine::Engine,
     firewall::Firewall,
@@ -108,7 +109,7 @@ pub(crate) struct SourceReport {
 }
 
 /// The agent as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
     pub(crate) host: String,
     pub(crate) version: String,
@@ -126,6 +127,9 @@ pub(crate) struct StatusReport {
     /// The host's own prefixes announced beside them.
     pub(crate) loopbacks: usize,
     pub(crate) differences: usize,
+    /// What is announced, and what came of it.
+    #[serde(default)]
+    pub(crate) advertise: Option<AdvertiseReport>,
     /// Absent where there is none.
     #[serde(default)]
     pub(crate) firewall: Option<FirewallReport>,
@@ -303,12 +307,27 @@ pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
             plain_report(port.map(|checked| checked.port.id.clone()), &difference)
         })
     });
+    let announcer = engine.announcer().into_iter();
+    let announced = announcer.flat_map(|announcer| {
+        let reconciler = announcer.reconciler();
+        reconciler.differences().map(|difference| {
+            let port = match reconciler.owner(difference.key) {
+                Some(announce::Owner::Tap(tap)) => engine.intent().on_tap(*tap),
+                _ => None,
+            };
+            let id = port.map(|checked| checked.port.id.clone());
+            let report = plain_report(id, &difference);
+            let object = format!("announcement {}", report.object);
+            DifferenceReport { object, ..report }
+        })
+    });
     engine
         .reconciler()
         .differences()
         .map(|difference| difference_report(engine, &difference))
         .chain(filtered)
         .chain(told)
+        .chain(announced)
         .collect()
 }
 
@@ -408,6 +427,11 @@ pub(crate) fn status(
         differences += guests.reconciler().differences().count();
         (guests.figures(), guests.serves_dhcp())
     });
+    let advertise = engine.announcer().map(Announcer::report);
+    let announced_well = advertise.as_ref().is_none_or(|report| {
+        differences += report.differences;
+        report.away.is_none()
+    });
     let dhcp = figures
         .as_ref()
         .filter(|(_, served)| *served)
@@ -430,6 +454,7 @@ pub(crate) fn status(
         pid: std::process::id(),
         started,
         in_sync: differences == 0
+            && announced_well
             && problems.is_empty()
             && source.away.is_none()
             && source.complete,
@@ -439,6 +464,7 @@ pub(crate) fn status(
         announced: announced.count().saturating_sub(loopbacks),
         loopbacks,
         differences,
+        advertise,
         firewall,
         dhcp,
         solicitations,

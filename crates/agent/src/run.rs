@@ -13,7 +13,10 @@ use std::{
     collections::BTreeMap,
     io::Read,
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, mpsc::Receiver},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::{error, info, warn};
 
 use crate::{
+    announcer::Announcer,
     config::Config,
     control::{Answer, Request, server},
     engine::Engine,
@@ -105,6 +109,7 @@ impl Agent {
             engine = engine.with_firewall(Firewall::start(config.filter())?.with_flows()?);
         }
         engine = engine.with_guests(Guests::start(&config)?);
+        engine = engine.with_announcer(Announcer::start(&config, waker())?);
         let (cache, cached) = Cache::open(&config.state_directory)?;
         for problem in &cached.problems {
             warn!(%problem, "last intent on disk");
@@ -187,6 +192,10 @@ impl Agent {
                 self.absorb(update);
             }
             while let Ok(pending) = self.questions.try_recv() {
+                if pending.request == Request::Verify {
+                    self.verify(pending.reply);
+                    continue;
+                }
                 let answer = self.answer(pending.request);
                 // A client that has gone needs no answer.
                 let _ = pending.reply.send(answer);
@@ -305,6 +314,10 @@ impl Agent {
                 Err(error) => return Answer::Error(error),
             },
             Request::Diff => serde_json::to_value(report::differences(&self.engine)),
+            // Answered when the daemon has.
+            Request::Verify => return Answer::Error("not answered here".to_owned()),
+            Request::Drain { prepend } => return self.drain(Some(prepend)),
+            Request::Undrain => return self.drain(None),
             Request::Release => {
                 let held = self.state.held.as_ref().map_or(0, |held| held.ports);
                 warn!(
@@ -319,6 +332,26 @@ impl Agent {
             }
         };
         value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
+    }
+
+    /// Looks at the kernel, and has the routing daemon read back.
+    fn verify(&mut self, reply: Sender<Answer>) {
+        let started = Instant::now();
+        self.engine.observe();
+        let kernel_ms = started.elapsed().as_secs_f64() * 1000.0;
+        if let Some(announcer) = self.engine.announcer_mut() {
+            announcer.verify(reply, kernel_ms);
+        }
+    }
+
+    fn drain(&mut self, prepend: Option<u8>) -> Answer {
+        let Some(announcer) = self.engine.announcer_mut() else {
+            return Answer::Error("this agent announces nothing".to_owned());
+        };
+        match announcer.drain(prepend) {
+            Ok(()) => Answer::Ok(serde_json::Value::Null),
+            Err(reason) => Answer::Error(reason),
+        }
     }
 
     /// The firewall that is wanted, in the words of `nft`; of one port, or whole.

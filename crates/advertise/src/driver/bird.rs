@@ -370,7 +370,7 @@ fn sessions(lines: &[String]) -> Vec<Session> {
                 session.peer = interface.to_owned();
             }
         } else if let Some(asn) = field(line, "Neighbor AS:") {
-            session.about.remote_as = asn.parse().ok();
+            session.about.remote_as = asn.parse().ok().filter(|asn| *asn > 0);
         } else if let Some(counts) = field(line, "Routes:") {
             let received = counts.split(' ').next().and_then(|word| word.parse().ok());
             session.about.received += received.unwrap_or(0_u64);

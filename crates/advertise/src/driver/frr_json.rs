@@ -61,8 +61,12 @@ struct Item {
     origin: String,
     #[serde(default)]
     weight: u64,
+    /// By `network`.
     #[serde(default)]
     local: bool,
+    /// By `network`, or taken from zebra.
+    #[serde(default)]
+    sourced: bool,
     community: Option<Communities>,
 }
 
@@ -130,7 +134,7 @@ fn take(observed: &mut Observed, prefix: IpNet, entry: Entry) {
         sent_to.extend(std::mem::take(&mut item.advertised_to).into_keys());
         for path in paths.into_iter().chain([item]) {
             let better = own.as_ref().is_none_or(|own| path.weight > own.weight);
-            if path.local && better {
+            if (path.local || path.sourced) && better {
                 own = Some(path);
             }
         }

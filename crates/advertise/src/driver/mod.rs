@@ -11,6 +11,8 @@
 mod bird;
 mod frr;
 mod frr_json;
+mod gobgp;
+mod gobgp_api;
 mod kernel;
 mod process;
 
@@ -26,6 +28,7 @@ use l2isolate_model::announce::{Announcements, Attributes};
 
 pub use bird::Bird;
 pub use frr::Frr;
+pub use gobgp::Gobgp;
 pub use kernel::Kernel;
 
 /// How long a daemon may take for one answer.
@@ -145,6 +148,8 @@ pub enum Daemon {
     Frr(frr::Settings),
     /// BIRD by its control socket and a file that its configuration includes.
     Bird(bird::Settings),
+    /// GoBGP by gRPC.
+    Gobgp(gobgp::Settings),
 }
 
 impl Daemon {
@@ -154,6 +159,7 @@ impl Daemon {
         match self.clone() {
             Self::Frr(settings) => Box::new(Frr::new(settings)),
             Self::Bird(settings) => Box::new(Bird::new(settings)),
+            Self::Gobgp(settings) => Box::new(Gobgp::new(settings)),
         }
     }
 }
@@ -161,6 +167,7 @@ impl Daemon {
 pub(crate) use bird::PROTOCOLS as BIRD_PROTOCOLS;
 pub use bird::Settings as BirdSettings;
 pub use frr::Settings as FrrSettings;
+pub use gobgp::Settings as GobgpSettings;
 
 /// The same failure for every change.
 pub(crate) fn all<T>(changes: &[T], failure: &Failure) -> Vec<Result<(), Failure>> {

@@ -11,7 +11,8 @@ pub(super) fn render(host: &Host) -> Result<String, Error> {
         "GoBGP {} of hypervisor {}, written by `l2isolate render-bgp`.\n\
          GoBGP has no routes in the kernel: this host's own way out must come from elsewhere, such as\n\
          the switches' router advertisements. It looks for neighbours of interfaces once, when it\n\
-         starts, and ends if there are none: start it when the links are up.",
+         starts, and ends if there are none: start it when the links are up. It sends no router\n\
+         advertisements: a switch of FRR must be given its address (`neighbor fe80::… interface …`).",
         host.version, host.name
     ));
     page.line("[global.config]");
@@ -30,7 +31,7 @@ pub(super) fn render(host: &Host) -> Result<String, Error> {
     );
     page.line("[global.apply-policy.config]");
     page.line("default-export-policy = \"accept-route\"");
-    page.line("export-policy-list = [\"own\"]");
+    page.line("export-policy-list = [\"own-only\"]");
     page.line("default-import-policy = \"reject-route\"");
     page.line("import-policy-list = [\"from-switches\"]");
     policies(&mut page);
@@ -89,8 +90,15 @@ fn policies(page: &mut Page) {
         page.line("[policy-definitions.statements.actions]");
         page.line("route-disposition = \"accept-route\"");
     }
-    page.line("[[policy-definitions]]");
+    page.why("What the agent adds passes here, too.");
+    page.line("[[policy-definitions.statements]]");
     page.line("name = \"own\"");
+    page.line("[policy-definitions.statements.conditions.bgp-conditions]");
+    page.line("route-type = \"local\"");
+    page.line("[policy-definitions.statements.actions]");
+    page.line("route-disposition = \"accept-route\"");
+    page.line("[[policy-definitions]]");
+    page.line("name = \"own-only\"");
     page.line("[[policy-definitions.statements]]");
     page.line("name = \"learned\"");
     page.line("[policy-definitions.statements.conditions.bgp-conditions]");

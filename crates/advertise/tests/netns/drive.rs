@@ -109,6 +109,16 @@ fn bird_announces_exactly_what_it_is_told() {
 }
 
 #[test]
+fn gobgp_announces_exactly_what_it_is_told() {
+    announces_exactly_what_it_is_told(Flavour::Gobgp);
+}
+
+#[test]
+fn a_restarted_gobgp_is_told_again() {
+    a_restarted_daemon_is_told_again(Flavour::Gobgp);
+}
+
+#[test]
 fn a_restarted_frr_is_told_again() {
     a_restarted_daemon_is_told_again(Flavour::Frr);
 }

@@ -20,7 +20,7 @@ use std::{
 use ipnet::IpNet;
 use l2isolate_advertise::{
     Handover,
-    driver::{BirdSettings, Change, Daemon, Driver, FrrSettings, Observed},
+    driver::{BirdSettings, Change, Daemon, Driver, FrrSettings, GobgpSettings, Observed},
     render::{self, Flavour, Uplink, Way},
 };
 use l2isolate_lab::netns;
@@ -106,6 +106,9 @@ impl Fabric {
         fabric.start_switches();
         let mut host = fabric.host_config();
         change(&mut host);
+        if flavour == Flavour::Gobgp {
+            fabric.introduce();
+        }
         let text = render::render(&host, flavour).unwrap();
         fs::write(fabric.config(), text).unwrap();
         fabric.start();
@@ -116,7 +119,7 @@ impl Fabric {
         self.directory.path().join(name)
     }
 
-    fn namespace(&self, node: &str) -> String {
+    pub(crate) fn namespace(&self, node: &str) -> String {
         format!("{}-{node}", self.name)
     }
 
@@ -143,11 +146,7 @@ impl Fabric {
         let far = self.namespace(switch);
         let mut address = None;
         self.until("a link-local address", || {
-            let shown = netns::ip(&far, &["-j", "addr", "show", "hv"]).unwrap();
-            let shown: Value = serde_json::from_str(&shown).unwrap();
-            let all = shown[0]["addr_info"].as_array().unwrap();
-            let local = all.iter().find(|entry| entry["scope"] == "link");
-            address = local.and_then(|entry| entry["local"].as_str()?.parse().ok());
+            address = link_local(&far, "hv");
             address.is_some()
         });
         address
@@ -171,7 +170,9 @@ impl Fabric {
                 socket: place.join("bird.ctl"),
                 file: place.join("l2isolate.conf"),
             }),
-            Flavour::Gobgp => unimplemented!(),
+            Flavour::Gobgp => Daemon::Gobgp(GobgpSettings {
+                address: format!("unix://{}", place.join("gobgp.sock").display()),
+            }),
         }
     }
 
@@ -192,13 +193,47 @@ impl Fabric {
                 assert!(read.status.success(), "{read:?}");
             }
             Flavour::Bird => self.host = vec![bird(&namespace, &place, &config)],
-            Flavour::Gobgp => unimplemented!(),
+            Flavour::Gobgp => {
+                let socket = place.join("gobgp.sock");
+                let _ = fs::remove_file(&socket);
+                let mut command = netns::command(&namespace, "gobgpd");
+                command.args(["-t", "toml", "-f"]).arg(&config);
+                command
+                    .arg("--api-hosts")
+                    .arg(format!("unix://{}", socket.display()));
+                command.args(["--pprof-disable", "--log-plain"]);
+                self.host = vec![spawn(command, &place.join("gobgpd.log"))];
+                wait_for(&socket);
+            }
         }
     }
 
     /// Kills it as a crash would.
     pub(crate) fn kill(&mut self) {
         end(&mut self.host);
+    }
+
+    /// GoBGP sends no router advertisements, so an FRR must be told of it.
+    fn introduce(&self) {
+        let own = link_local(&self.namespace("hv"), "t1");
+        let own = own.unwrap().to_string();
+        let neighbor = |what: &str| format!("neighbor {own} {what}");
+        let mut lines = vec![
+            "configure terminal".to_owned(),
+            "router bgp 65001".to_owned(),
+            "no neighbor hv interface remote-as external".to_owned(),
+            neighbor("remote-as external"),
+            neighbor("interface hv"),
+            neighbor("capability extended-nexthop"),
+            neighbor("timers connect 1"),
+        ];
+        for family in ["ipv4", "ipv6"] {
+            lines.push(format!("address-family {family} unicast"));
+            lines.push(neighbor("activate"));
+            lines.push("exit-address-family".to_owned());
+        }
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        self.vtysh("t1", &lines);
     }
 
     fn start_switches(&mut self) {
@@ -391,6 +426,14 @@ impl Drop for Fabric {
         end(&mut self.switches);
         let _ = netns::delete(&self.namespaces);
     }
+}
+
+fn link_local(namespace: &str, device: &str) -> Option<Ipv6Addr> {
+    let shown = netns::ip(namespace, &["-j", "addr", "show", device]).unwrap();
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let all = shown[0]["addr_info"].as_array()?.iter();
+    let local = all.into_iter().find(|entry| entry["scope"] == "link")?;
+    local["local"].as_str()?.parse().ok()
 }
 
 /// A host that all flavours can render.

@@ -7,7 +7,6 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
-    clippy::unimplemented,
     reason = "a test may fail loudly"
 )]
 

@@ -3,9 +3,10 @@
 use std::{fs, process::Command};
 
 use l2isolate_advertise::render::{Error, Flavour, Host, Way, render};
+use l2isolate_lab::netns;
 use tempfile::TempDir;
 
-use crate::harness::host;
+use crate::harness::{Fabric, host};
 
 /// Every combination of what can be chosen.
 fn every(flavour: Flavour, way: Way) -> Vec<Host> {
@@ -63,6 +64,29 @@ fn bird_takes_what_is_rendered() {
             });
         }
     }
+}
+
+#[test]
+fn gobgp_takes_what_is_rendered() {
+    // It looks for the interfaces already when it reads.
+    let fabric = Fabric::new(Flavour::Gobgp);
+    for host in every(Flavour::Gobgp, Way::Told) {
+        let host = Host {
+            uplinks: fabric.host_config().uplinks,
+            ..host
+        };
+        parses(&host, Flavour::Gobgp, |path| {
+            let mut command = netns::command(&fabric.namespace("hv"), "gobgpd");
+            command.args(["--dry-run", "-t", "toml", "-f"]).arg(path);
+            command
+        });
+    }
+    let picking = Host {
+        way: Way::Kernel,
+        ..host(Flavour::Gobgp)
+    };
+    let refused = render(&picking, Flavour::Gobgp);
+    assert_eq!(refused, Err(Error::GobgpKernel));
 }
 
 /// What a version doesn't know is left out, and that is said.

@@ -6,11 +6,14 @@ pub(crate) mod agent;
 pub(crate) mod base_filter;
 pub(crate) mod check_config;
 pub(crate) mod diff;
+pub(crate) mod drain;
 pub(crate) mod metadata;
 pub(crate) mod ports;
 pub(crate) mod release;
+pub(crate) mod render_bgp;
 pub(crate) mod show_nft;
 pub(crate) mod status;
+pub(crate) mod verify;
 
 use std::{
     io::{self, Write},

@@ -7,6 +7,7 @@ use l2isolate_model::IfName;
 
 use super::{print, well};
 use crate::{
+    announcer::report::AdvertiseReport,
     control::{Request, client},
     report::{ConnectionsReport, PortState, StatusReport},
 };
@@ -125,6 +126,9 @@ fn text(report: &StatusReport) -> String {
             report.announced, report.loopbacks
         ),
     );
+    for (name, value) in report.advertise.iter().flat_map(announcing) {
+        line(name, value);
+    }
     line(
         "kernel",
         format!(
@@ -190,6 +194,76 @@ fn text(report: &StatusReport) -> String {
         line("problem", problem.to_string());
     }
     out
+}
+
+/// What is announced and what came of it, line by line.
+pub(super) fn announcing(report: &AdvertiseReport) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let daemon = report.daemon.as_deref().unwrap_or("no daemon");
+    let (way, wanted, in_rib) = (&report.way, report.wanted, report.in_rib);
+    match (report.verified, report.verify_ms) {
+        (Some(at), Some(ms)) => {
+            let (undone, resent) = (report.undone, report.resent);
+            lines.push((
+                "bgp",
+                format!(
+                    "by {way}, {daemon} has {in_rib} of {wanted} prefixes; compared {} ago in \
+                     {ms:.1} ms; {undone} were undone, sent all again {resent} times",
+                    since(at)
+                ),
+            ));
+        }
+        _ if report.away.is_some() => {
+            lines.push(("bgp", format!("by {way}, not read back yet")));
+        }
+        _ => lines.push((
+            "bgp",
+            format!("by {way}; no daemon is named to read back (verify_daemon)"),
+        )),
+    }
+    if let Some(away) = &report.away {
+        let (what, remedy, time) = (&away.what, &away.remedy, since(away.since));
+        lines.push(("AWAY", format!("for {time}: {what}; {remedy}")));
+    }
+    for (name, peer) in &report.peers {
+        let (state, sent, received) = (&peer.state, peer.sent, peer.received);
+        let mut text = format!("{name}: {state}");
+        if let Some(asn) = peer.remote_as {
+            text += &format!(", AS {asn}");
+        }
+        text += &format!(", {sent} prefixes sent, {received} received");
+        if peer.unsent > 0 {
+            text += &format!(", {} NOT sent", peer.unsent);
+        }
+        if peer.leaked > 0 {
+            text += &format!(", {} of OTHERS sent", peer.leaked);
+        }
+        if let Some(uplink) = &peer.uplink {
+            text += &format!(
+                "; out {:.0}/s ({} packets), in {:.0}/s ({})",
+                uplink.sent_per_second,
+                uplink.sent_packets,
+                uplink.received_per_second,
+                uplink.received_packets
+            );
+        }
+        lines.push(("uplink", text));
+    }
+    if let Some(drain) = &report.drain {
+        let (done, of, prepend) = (drain.done, drain.of, drain.prepend);
+        lines.push((
+            "DRAINED",
+            format!(
+                "for {}, prepended {prepend} times: {done} of {of} prefixes are marked everywhere; \
+                 `l2isolate undrain` ends it",
+                since(drain.since)
+            ),
+        ));
+    }
+    for problem in &report.problems {
+        lines.push(("problem", problem.to_string()));
+    }
+    lines
 }
 
 /// A state in words.

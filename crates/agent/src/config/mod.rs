@@ -18,6 +18,7 @@ use std::{
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
+use l2isolate_advertise::driver::{BirdSettings, Daemon, FrrSettings, GobgpSettings};
 use l2isolate_ini::{Ini, Place, Wrong, substitute};
 use l2isolate_model::filter::Limit;
 use l2isolate_oslo::OptionError;
@@ -29,6 +30,7 @@ use l2isolate_plan::{
 use nix::sys::sysinfo::sysinfo;
 pub(crate) use options::{Config, DEFAULT_SOCKET};
 use options::{HOST_NAME, OPTIONS, Reader, Spec};
+pub(crate) use types::Advertise;
 use types::Typed;
 
 /// The group that is the agent's own.
@@ -267,6 +269,25 @@ impl Config {
                 per_port: self.connections_per_port(),
                 most: connections_that_fit(memory()),
             }),
+        }
+    }
+
+    /// The routing daemon that is spoken with that way; none for the kernel's.
+    pub(crate) fn daemon(&self, way: Advertise) -> Option<Daemon> {
+        match way {
+            Advertise::Kernel => None,
+            Advertise::Frr => Some(Daemon::Frr(FrrSettings {
+                vtysh: self.vtysh_program.clone(),
+                sockets: self.frr_sockets.clone(),
+                user: self.advertise_user.0.clone(),
+            })),
+            Advertise::Bird => Some(Daemon::Bird(BirdSettings {
+                socket: self.bird_socket.clone(),
+                file: self.bird_file.clone(),
+            })),
+            Advertise::Gobgp => Some(Daemon::Gobgp(GobgpSettings {
+                address: self.gobgp_address.clone(),
+            })),
         }
     }
 

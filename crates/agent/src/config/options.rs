@@ -10,7 +10,10 @@ use l2isolate_model::Mac;
 use super::{
     LogFormat, Problem, SourceKind,
     metadata::{MetadataSource, Protocol, Servers},
-    types::{Addresses, Bounds, Domain, Prefixes, Typed, Underlay, Url, Words},
+    types::{
+        Addresses, Advertise, Bounds, Communities, Domain, Interfaces, Prefixes, Typed, Underlay,
+        Url, UserName, Words,
+    },
 };
 
 /// Where the commands look for the agent.
@@ -200,6 +203,46 @@ options! {
     /// daemons give to what they learn.
     ["l2isolate"] route_metric: u32 = "5", in 1..=0xff_ffff;
 
+    /// How prefixes get into BGP: kernel (a routing daemon picks the routes up by
+    /// protocol number and metric), or the agent tells frr (by vtysh), bird (by its
+    /// socket and a file) or gobgp (by gRPC).
+    ["l2isolate"] advertise: Advertise = "kernel";
+
+    /// With advertise = kernel: the routing daemon (frr or bird) that is asked what
+    /// it has made of the routes; kernel: none.
+    ["l2isolate"] verify_daemon: Advertise = "kernel";
+
+    /// How often the routing daemon is read back and compared, in seconds.
+    ["l2isolate"] verify_interval: Duration = "1", in 0..=3_600, check not_too_often;
+
+    /// Communities of everything that is announced, with other ways than kernel.
+    ["l2isolate"] advertise_communities: Communities = "";
+
+    /// The user, of the group frrvty, as which vtysh runs; empty: as the agent.
+    ["l2isolate"] advertise_user: UserName = "";
+
+    /// The program vtysh.
+    ["l2isolate"] vtysh_program: PathBuf = "/usr/bin/vtysh";
+
+    /// The directory of FRR's vty sockets.
+    ["l2isolate"] frr_sockets: PathBuf = "/run/frr";
+
+    /// BIRD's control socket.
+    ["l2isolate"] bird_socket: PathBuf = "/run/bird/bird.ctl";
+
+    /// The file with what is announced, which BIRD's configuration includes.
+    ["l2isolate"] bird_file: PathBuf = "/etc/bird/l2isolate.conf";
+
+    /// GoBGP's gRPC interface: http://HOST:PORT or unix:///PATH.
+    ["l2isolate"] gobgp_address: String = "http://127.0.0.1:50051";
+
+    /// Interfaces to switches: each must have a session.
+    ["l2isolate"] uplinks: Interfaces = "";
+
+    /// Prefixes from which machines have addresses, for `render-bgp`, and to know
+    /// what a routing daemon must not keep with advertise = kernel.
+    ["l2isolate"] guest_prefixes: Prefixes = "";
+
     /// Whether the agent makes the settings of the host as a whole: forwarding,
     /// multipath hash, sizes of the neighbour tables and of connection tracking's.
     ["l2isolate"] manage_host: bool = "true";
@@ -338,12 +381,20 @@ fn free_protocol(text: &str) -> Result<(), String> {
 }
 
 /// What useradd(8) takes by default.
-fn user_name(text: &str) -> Result<(), String> {
+pub(super) fn user_name(text: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if text.chars().all(plain) && !text.starts_with('-') {
         Ok(())
     } else {
         Err("is no user's name".to_owned())
+    }
+}
+
+/// A look takes some of the daemon's time.
+fn not_too_often(text: &str) -> Result<(), String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds < 0.1 => Err("is less than 0.1".to_owned()),
+        _ => Ok(()),
     }
 }
 

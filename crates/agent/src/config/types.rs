@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use l2isolate_model::Mac;
+use l2isolate_model::{IfName, Mac, announce::Community};
 use l2isolate_oslo::TransportUrl;
 
 use super::{LogFormat, SourceKind};
@@ -269,6 +269,83 @@ impl Typed for Words {
             .map(str::trim)
             .filter(|item| !item.is_empty());
         Ok(Self(items.map(str::to_owned).collect()))
+    }
+}
+
+/// How prefixes get into BGP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Advertise {
+    /// A daemon picks them up from the kernel.
+    Kernel,
+    /// FRR is told.
+    Frr,
+    /// BIRD is told.
+    Bird,
+    /// GoBGP is told.
+    Gobgp,
+}
+
+impl Typed for Advertise {
+    const EXPECTED: &'static str = "kernel, frr, bird or gobgp";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        match text {
+            "kernel" => Ok(Self::Kernel),
+            "frr" => Ok(Self::Frr),
+            "bird" => Ok(Self::Bird),
+            "gobgp" => Ok(Self::Gobgp),
+            _ => Err("is none of them".to_owned()),
+        }
+    }
+}
+
+/// Communities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Communities(pub(crate) Vec<Community>);
+
+impl Typed for Communities {
+    const EXPECTED: &'static str = "communities with commas between, like 65001:20";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|i| !i.is_empty());
+        let one = |text: &str| {
+            let community = text.parse::<Community>();
+            community.map_err(|error| format!("has {text:?}, which {error}"))
+        };
+        items.map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A user, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserName(pub(crate) Option<String>);
+
+impl Typed for UserName {
+    const EXPECTED: &'static str = "a user's name, or nothing";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        super::options::user_name(text)?;
+        Ok(Self(Some(text.to_owned())))
+    }
+}
+
+/// Interfaces in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Interfaces(pub(crate) Vec<String>);
+
+impl Typed for Interfaces {
+    const EXPECTED: &'static str = "interfaces with commas between, like eth0, eth1";
+
+    fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|i| !i.is_empty());
+        let one = |text: &str| match text.parse::<IfName>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!("has {text:?}: {error}")),
+        };
+        items.map(one).collect::<Result<_, _>>().map(Self)
     }
 }
 

@@ -24,6 +24,17 @@ pub(crate) enum Request {
     Diff,
     /// Let the deletions go that are held. Answers how many ports they are of.
     Release,
+    /// Compare kernel, routing daemon and what each switch was sent, now:
+    /// [`crate::announcer::report::VerifyReport`].
+    Verify,
+    /// Mark all that is announced, so that others prefer any other way.
+    Drain {
+        /// How often the own AS is prepended.
+        #[serde(default)]
+        prepend: u8,
+    },
+    /// Take the mark back.
+    Undrain,
     /// The firewall in the words of `nft`.
     ShowNft {
         /// Only this port's part.

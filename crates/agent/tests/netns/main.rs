@@ -16,6 +16,7 @@ mod announce;
 mod bad_input;
 mod churn;
 mod commands;
+mod fabric;
 mod firewall;
 mod guests;
 mod harness;

@@ -48,10 +48,10 @@ impl Lab {
         let node = self.fabric().node(node)?;
         let programs = daemon::programs(node.flavour, &self.fabric().options);
         let processes = self.processes(&node.name)?;
-        let all = programs.iter().map(|program| daemon::process_name(program));
+        let mut all = programs.iter().map(|program| daemon::process_name(program));
         let ended: Vec<&str> = match (ending, node.flavour) {
             (Ending::Graceful, Flavour::Frr) => all.collect(),
-            _ => all.last().into_iter().collect(),
+            _ => all.next_back().into_iter().collect(),
         };
         let hit: Vec<Identity> = processes
             .into_iter()

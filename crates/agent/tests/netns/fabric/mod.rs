@@ -1,0 +1,201 @@
+//! Announcing through real routing daemons: what switches learn is what is
+//! wired, it is verified again and again, and what is lost comes back.
+
+mod rig;
+
+use l2isolate_advertise::render::{Flavour, Way};
+use rig::Rig;
+use serde_json::Value;
+
+fn advertise(rig: &Rig) -> Value {
+    rig.host.status()["advertise"].clone()
+}
+
+/// The next look has found all sent to both switches.
+fn all_is_sent(rig: &Rig) {
+    rig.host.until("all is sent", || {
+        let status = advertise(rig);
+        let peers = &status["peers"];
+        ["up1", "up2"]
+            .iter()
+            .all(|name| peers[name]["sent"] == status["wanted"])
+    });
+}
+
+/// From a port's document to the switches and back, and what somebody takes
+/// away by hand is there again.
+fn ports_are_announced_and_kept_announced(flavour: Flavour, by_hand: &[&str]) {
+    let mut rig = Rig::new(flavour, Way::Told, "");
+    let [one, two] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port, &two.port], false);
+    rig.host.settled();
+    all_is_sent(&rig);
+    let status = advertise(&rig);
+    assert_eq!(status["wanted"], 6);
+    assert_eq!(status["in_rib"], 6);
+    for uplink in ["up1", "up2"] {
+        let peer = &status["peers"][uplink];
+        assert_eq!(peer["established"], true, "{status:#}");
+        assert_eq!(peer["sent"], 6, "{status:#}");
+        assert_eq!(peer["leaked"], 0, "{status:#}");
+        assert!(peer["received"].as_u64() >= Some(2), "{status:#}");
+        assert!(peer["uplink"]["sent_packets"].as_u64() > Some(0));
+    }
+
+    // By hand, behind the agent's back.
+    rig.by_hand(by_hand);
+    rig.host.until("it is noticed and mended", || {
+        let status = advertise(&rig);
+        status["undone"].as_u64() > Some(0) && status["in_rib"] == 6
+    });
+    rig.announced(&[&one.port, &two.port], false);
+
+    // Withdrawn with its port, and with its tap's carrier.
+    rig.host.remove(&two.port);
+    rig.announced(&[&one.port], false);
+    let verified = rig.command(&["verify", "--json"]);
+    assert!(verified.status.success(), "{verified:?}");
+    let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!(report["advertise"]["differences"], 0);
+    assert!(report["daemon_ms"].as_f64() > Some(0.0));
+    assert!(report["kernel_ms"].as_f64() > Some(0.0));
+    let shown = rig.command(&["status"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("up1: Established"), "{shown}");
+}
+
+#[test]
+fn ports_are_announced_by_frr() {
+    let by_hand = [
+        "configure terminal",
+        "router bgp",
+        "address-family ipv4 unicast",
+        "no network 10.252.1.1/32",
+    ];
+    ports_are_announced_and_kept_announced(Flavour::Frr, &by_hand);
+}
+
+#[test]
+fn ports_are_announced_by_bird() {
+    ports_are_announced_and_kept_announced(Flavour::Bird, &["disable l2isolate4"]);
+}
+
+/// While the daemon is away, that is named, wiring goes on, and when it is
+/// back it has all there is by then.
+fn a_dead_daemon_is_named_and_told_again(flavour: Flavour) {
+    let mut rig = Rig::new(flavour, Way::Told, "");
+    let [one] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port], false);
+    rig.kill_daemon();
+    rig.host
+        .until("it is named", || advertise(&rig)["away"].is_object());
+    let status = rig.host.status();
+    assert_eq!(status["advertise"]["away"]["kind"], "absent", "{status:#}");
+    assert_eq!(status["in_sync"], false);
+    let remedy = status["advertise"]["away"]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("start"), "{remedy}");
+    let two = rig.host.guest(2);
+    rig.host.write(&two.port);
+    rig.host.wired(&[&one.port, &two.port]);
+    rig.start_daemon();
+    rig.announced(&[&one.port, &two.port], false);
+    rig.host.settled();
+    assert!(advertise(&rig)["away"].is_null());
+}
+
+#[test]
+fn a_dead_frr_is_named_and_told_again() {
+    a_dead_daemon_is_named_and_told_again(Flavour::Frr);
+}
+
+#[test]
+fn a_dead_bird_is_named_and_told_again() {
+    a_dead_daemon_is_named_and_told_again(Flavour::Bird);
+}
+
+/// A drain marks everything, also what comes later and over a restart of the
+/// agent, and ends when it is told to.
+fn a_host_is_drained(flavour: Flavour) {
+    let mut rig = Rig::new(flavour, Way::Told, "");
+    let [one] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port], false);
+    let drained = rig.command(&["drain", "--prepend", "2"]);
+    assert!(drained.status.success(), "{drained:?}");
+    let progress = String::from_utf8(drained.stdout).unwrap();
+    assert!(progress.contains("4 of 4"), "{progress}");
+    rig.announced(&[&one.port], true);
+    rig.host.kill();
+    let two = rig.host.guest(2);
+    rig.host.write(&two.port);
+    rig.host.start();
+    rig.announced(&[&one.port, &two.port], true);
+    let drain = &advertise(&rig)["drain"];
+    assert_eq!(drain["prepend"], 2, "{drain}");
+    let undrained = rig.command(&["undrain"]);
+    assert!(undrained.status.success(), "{undrained:?}");
+    rig.announced(&[&one.port, &two.port], false);
+    assert!(advertise(&rig)["drain"].is_null());
+}
+
+#[test]
+fn a_host_of_frr_is_drained() {
+    a_host_is_drained(Flavour::Frr);
+}
+
+#[test]
+fn a_host_of_bird_is_drained() {
+    a_host_is_drained(Flavour::Bird);
+}
+
+/// With the kernel's table as the way, the daemon that picks routes up is read
+/// back as well; it can't be drained from here, and that is said.
+fn what_is_picked_up_is_verified(flavour: Flavour) {
+    let mut rig = Rig::new(flavour, Way::Kernel, "");
+    let [one, two] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port, &two.port], false);
+    rig.host.settled();
+    all_is_sent(&rig);
+    let status = advertise(&rig);
+    assert_eq!(
+        (&status["wanted"], &status["in_rib"]),
+        (&6.into(), &6.into())
+    );
+    assert_eq!(status["peers"]["up1"]["sent"], 6, "{status:#}");
+    rig.host.remove(&two.port);
+    rig.announced(&[&one.port], false);
+    rig.host.settled();
+    let refused = rig.command(&["drain"]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("advertise = kernel"), "{said}");
+}
+
+#[test]
+fn what_frr_picks_up_is_verified() {
+    what_is_picked_up_is_verified(Flavour::Frr);
+}
+
+#[test]
+fn what_bird_picks_up_is_verified() {
+    what_is_picked_up_is_verified(Flavour::Bird);
+}
+
+/// A switch that is never there is named with its uplink; the other goes on.
+#[test]
+fn a_session_that_never_comes_up_is_named() {
+    let mut rig = Rig::new(Flavour::Bird, Way::Told, "");
+    rig.kill_switch("tor2");
+    let [one] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port], false);
+    rig.host.until("it is named", || {
+        let problems = advertise(&rig)["problems"].clone();
+        let problems = problems.as_array().unwrap();
+        problems.iter().any(|p| p["object"] == "session up2")
+    });
+    assert_eq!(advertise(&rig)["peers"]["up1"]["established"], true);
+}
