@@ -189,3 +189,47 @@ fn what_is_taken_from_bird_by_hand_comes_back() {
     fabric.both_learned(&expected(&wanted));
     reads_back(&fabric, driver.as_mut(), &wanted);
 }
+
+/// As many prefixes as a large hypervisor has, in one go: none is lost on the
+/// way there or back.
+fn thousands_are_announced_and_read_back(flavour: Flavour) {
+    let fabric = Fabric::new(flavour);
+    let mut driver = fabric.daemon().open();
+    fabric.up(driver.as_mut());
+    let wanted: Announcements = (0..1000)
+        .flat_map(|n| [prefix(n), prefix6(n)])
+        .map(|prefix| (prefix, Attributes::default()))
+        .collect();
+    let set =
+        |(prefix, attributes): (&IpNet, &Attributes)| Change::Set(*prefix, attributes.clone());
+    apply(driver.as_mut(), &wanted.iter().map(set).collect::<Vec<_>>());
+    fabric.both_learned(&expected(&wanted));
+    reads_back(&fabric, driver.as_mut(), &wanted);
+    let started = std::time::Instant::now();
+    let observed = driver.observe().unwrap();
+    let took = started.elapsed();
+    println!(
+        "{}: {} prefixes read back in {took:?}",
+        observed.daemon,
+        wanted.len()
+    );
+    apply(
+        driver.as_mut(),
+        &wanted
+            .keys()
+            .copied()
+            .map(Change::Delete)
+            .collect::<Vec<_>>(),
+    );
+    fabric.both_learned(&BTreeMap::new());
+}
+
+#[test]
+fn thousands_are_announced_by_frr() {
+    thousands_are_announced_and_read_back(Flavour::Frr);
+}
+
+#[test]
+fn thousands_are_announced_by_bird() {
+    thousands_are_announced_and_read_back(Flavour::Bird);
+}
