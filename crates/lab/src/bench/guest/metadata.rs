@@ -104,8 +104,9 @@ pub(super) fn run(agent: &Path) -> Result<Report> {
     };
     let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let nova = Nova::start(&namespace, any, options)?;
+    // A map of the bench's own: the agent's is for its proxy's user alone.
     let directory = lab.agent_files(&hypervisor.name).state();
-    let directory = directory.with_file_name("metadata");
+    let directory = directory.with_file_name("bench-metadata");
     let proxy = start_proxy(agent, &namespace, &directory, &vms, nova.address)?;
     let guests: Vec<(String, IpAddr)> = (vms.iter().enumerate())
         .map(|(place, vm)| (lab.namespace(&vm.name), asked(place)))
