@@ -21,7 +21,9 @@ use l2isolate_model::{
     intent::{Intent, Outcome},
     problem::Problem,
 };
-use l2isolate_plan::filter::{Counters, FilterConfig, FilterRules, Owner, Plan, Planner, base};
+use l2isolate_plan::filter::{
+    Counters, FilterConfig, FilterRules, Owner, Plan, Planner, address_of, base, left,
+};
 use l2isolate_reconcile::{Change, Reconciler};
 use tracing::{debug, error, info, warn};
 
@@ -137,6 +139,7 @@ impl Firewall {
                 }
             }
         }
+        self.remember_left();
         for problem in self.planner.problems().filter(|p| !before.contains(p)) {
             warn!(%problem, "a rule can't be expressed");
         }
@@ -145,7 +148,23 @@ impl Firewall {
     /// What the intent doesn't name may go.
     pub(crate) fn complete(&mut self) {
         self.reconciler.hold_deletions(false);
+        if !self.complete
+            && let Some(flows) = &mut self.flows
+        {
+            // What has left while nobody was here to see it.
+            for address in self.reconciler.observed().keys().filter_map(address_of) {
+                flows.has_left(address);
+            }
+            self.remember_left();
+        }
         self.complete = true;
+    }
+
+    /// Keeps in the kernel whose flows are still to be ended.
+    fn remember_left(&mut self) {
+        if let Some(flows) = &self.flows {
+            self.reconciler.want(&Owner::Left, left(flows.left()));
+        }
     }
 
     /// Takes events in.
@@ -175,6 +194,25 @@ impl Firewall {
     /// Applies what differs, as far as the stage goes.
     pub(crate) fn converge(&mut self, stage: Stage) {
         let started = Instant::now();
+        let mut written = self.write(stage);
+        if stage == Stage::AfterWiring
+            && self.complete
+            && let Some(flows) = &mut self.flows
+        {
+            let left = !flows.left().is_empty();
+            flows.sweep(&self.reconciler);
+            if left {
+                self.remember_left();
+                written += self.write(stage);
+            }
+        }
+        if written > 0 {
+            let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            info!(written, us, "firewall");
+        }
+    }
+
+    fn write(&mut self, stage: Stage) -> usize {
         let mut written = 0;
         for _ in 0..ROUNDS {
             self.listen();
@@ -190,16 +228,7 @@ impl Firewall {
             }
             written += self.apply(&changes);
         }
-        if stage == Stage::AfterWiring
-            && self.complete
-            && let Some(flows) = &mut self.flows
-        {
-            flows.sweep(&self.reconciler);
-        }
-        if written > 0 {
-            let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            info!(written, us, "firewall");
-        }
+        written
     }
 
     fn apply(&mut self, changes: &[Change<Key, Value>]) -> usize {
@@ -254,7 +283,7 @@ impl Firewall {
             (Some((tap, _)), Owner::Profile(_)) => {
                 self.planner.taps_judged_by(owner).contains(&tap)
             }
-            (Some(_), Owner::Base | Owner::Addresses(_)) => false,
+            (Some(_), Owner::Base | Owner::Addresses(_) | Owner::Left) => false,
         };
         let wanted = self
             .reconciler

@@ -4,6 +4,9 @@
 //! Level-triggered like everything else: what a change may concern is suspect
 //! until it has been looked at after the change was in the kernel, and at the
 //! start everything is. So an agent that is killed in between leaves nothing.
+//!
+//! An address that has left is another matter: what was its flow may well begin
+//! again, but elsewhere. All its flows end here ([`l2isolate_plan::filter::left`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +33,9 @@ pub(crate) struct Flows {
     taps: Taps,
     known: BTreeMap<IfName, Arc<CheckedPort>>,
     suspects: Suspects,
+    /// Addresses that have left: whatever the policy says of their flows, these
+    /// go on elsewhere.
+    left: BTreeSet<IpAddr>,
 }
 
 /// Whose flows are to be looked at.
@@ -73,20 +79,40 @@ impl Flows {
                 all: true,
                 ..Suspects::default()
             },
+            left: BTreeSet::new(),
         })
     }
 
     /// A tap's port is this now: what was its, and what is, is suspect.
     pub(crate) fn port(&mut self, tap: IfName, port: Option<&Arc<CheckedPort>>) {
-        if let Some(old) = self.known.remove(&tap) {
-            self.taps.set(&old, false);
-            self.suspect(&old);
+        let old = self.known.remove(&tap);
+        if let Some(old) = &old {
+            self.taps.set(old, false);
+            self.suspect(old);
         }
         if let Some(new) = port {
             self.taps.set(new, true);
             self.suspect(new);
+            for (_, net) in sources(new) {
+                self.left.remove(&net.addr());
+            }
             self.known.insert(tap, Arc::clone(new));
         }
+        for (address, _) in old.iter().flat_map(|old| &old.addresses) {
+            self.has_left(*address);
+        }
+    }
+
+    /// Its flows are to be ended, unless somebody here has it.
+    pub(crate) fn has_left(&mut self, address: IpAddr) {
+        if !self.taps.holds(address) {
+            self.left.insert(address);
+        }
+    }
+
+    /// Addresses that have left and whose flows haven't been ended yet.
+    pub(crate) fn left(&self) -> &BTreeSet<IpAddr> {
+        &self.left
     }
 
     fn suspect(&mut self, port: &CheckedPort) {
@@ -114,7 +140,7 @@ impl Flows {
 
     /// Looks at the suspects and ends what would not begin today.
     pub(crate) fn sweep(&mut self, firewall: &Reconciler<FilterRules>) {
-        if self.suspects.are_none() {
+        if self.suspects.are_none() && self.left.is_empty() {
             return;
         }
         let started = Instant::now();
@@ -122,12 +148,15 @@ impl Flows {
             conntrack,
             taps,
             suspects,
+            left,
             ..
         } = self;
         let refused = |flow: &Flow| {
             let (source, destination) = (flow.source, flow.destination);
+            if left.contains(&source) || left.contains(&destination) {
+                return true;
+            }
             let ours = taps.knows(source) || taps.knows(destination);
-            // An address that nobody here has any more is a suspect by itself.
             let suspect =
                 (suspects.all && ours) || suspects.concern(source) || suspects.concern(destination);
             let Flow {
@@ -155,9 +184,13 @@ impl Flows {
         match ended {
             Ok(ended) => {
                 *suspects = Suspects::default();
+                left.clear();
                 let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 if ended > 0 {
-                    info!(ended, us, "flows that today's rules would refuse");
+                    info!(
+                        ended,
+                        us, "flows that today's rules would refuse, or whose address has left"
+                    );
                 } else {
                     debug!(us, "no flow has to be ended");
                 }

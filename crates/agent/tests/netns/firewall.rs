@@ -1,15 +1,17 @@
 //! Security groups as guests feel them, through the whole agent.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
     time::Duration,
 };
 
+use l2isolate_kernel::conntrack::Conntrack;
 use l2isolate_lab::netns;
 use serde_json::{Value, json};
 
 use crate::harness::{Flow, GATEWAY4, GATEWAY6, Guest, Host, LOOPBACK4, OUTSIDE4, OUTSIDE6, run};
+use crate::hostile::kill_at_next_commit;
 
 /// A document with one group.
 pub(crate) fn group(id: &str, rules: &Value, members: &Value) -> String {
@@ -250,6 +252,77 @@ fn revocation_ends_flows_and_no_others() {
     untouched.unharmed();
 }
 
+/// How a guest goes.
+type Leave = fn(&mut Host, &Guest);
+
+/// An address that moves away leaves no flow behind: not with the world, nor
+/// with a guest here that might as well begin it anew; also when the agent is
+/// killed once the kernel has the new rules, and when it wasn't there at all.
+/// Other flows don't lose a packet.
+#[test]
+fn addresses_that_leave_leave_no_flows() {
+    let mut host = Host::with("firewall = true");
+    let [mut one, mut two, mut three] = [1, 2, 3].map(|number| host.guest(number));
+    for guest in [&mut one, &mut two, &mut three] {
+        guest.port = guest.port.with("groups", json!(["all"]));
+        host.write(&guest.port);
+    }
+    let all = group("all", &open(&["egress", "ingress"]), &json!([]));
+    host.write_file("all.json", &all);
+    host.start();
+    let wired = |host: &Host| {
+        host.wired(&[&one.port, &two.port, &three.port]);
+        host.settled();
+    };
+    wired(&host);
+    let untouched = Flow::start(&one, &three, 4);
+    let theirs = [two.port.v4(), two.port.v6()].map(|a| a.parse::<IpAddr>().unwrap());
+    let left = |host: &Host| {
+        let flows = netns::inside(&host.hv, || {
+            let mut tracking = Conntrack::open().unwrap();
+            let flows =
+                tracking.flows(|f| theirs.contains(&f.source) || theirs.contains(&f.destination));
+            flows.unwrap().len()
+        });
+        flows.unwrap()
+    };
+    let leave: [(&str, Leave); 3] = [
+        ("seen by the agent", |host, two| host.remove(&two.port)),
+        ("killed between commit and clean-up", |host, two| {
+            let killed = kill_at_next_commit(host);
+            host.remove(&two.port);
+            killed.join().unwrap();
+            host.kill();
+            host.start();
+        }),
+        ("while there was no agent", |host, two| {
+            host.kill();
+            host.remove(&two.port);
+            host.start();
+        }),
+    ];
+    for (how, leave) in leave {
+        let talks = [4, 6].map(|family| Talk::by(family, &one, &two));
+        for talk in &talks {
+            host.until("they talk", || talk.goes_on());
+        }
+        assert!(two.reaches(OUTSIDE4) && two.reaches(OUTSIDE6));
+        assert!(left(&host) >= 4, "{how}");
+        leave(&mut host, &two);
+        host.until(how, || left(&host) == 0);
+        host.settled();
+        assert_eq!(
+            nft(&host, "list set inet l2isolate left-4")
+                .matches("elements")
+                .count(),
+            0
+        );
+        host.write(&two.port);
+        wired(&host);
+    }
+    untouched.unharmed();
+}
+
 /// Two guests that talk by UDP, question and answer, over one flow.
 pub(crate) struct Talk {
     client: UdpSocket,
@@ -258,8 +331,17 @@ pub(crate) struct Talk {
 
 impl Talk {
     pub(crate) fn start(client: &Guest, server: &Guest) -> Self {
+        Self::by(4, client, server)
+    }
+
+    /// The same by the family 4 or 6.
+    pub(crate) fn by(family: u8, client: &Guest, server: &Guest) -> Self {
         let bind = |guest: &Guest| {
-            let address = SocketAddr::new(guest.port.v4().parse().unwrap(), 0);
+            let address = match family {
+                4 => guest.port.v4(),
+                _ => guest.port.v6(),
+            };
+            let address = SocketAddr::new(address.parse().unwrap(), 0);
             let socket = netns::inside(&guest.namespace, || UdpSocket::bind(address).unwrap());
             let socket = socket.unwrap();
             socket

@@ -188,7 +188,7 @@ fn killed_between_commit_and_clean_up() {
 }
 
 /// Kills the agent when nftables announces a new generation.
-fn kill_at_next_commit(host: &Host) -> thread::JoinHandle<()> {
+pub(crate) fn kill_at_next_commit(host: &Host) -> thread::JoinHandle<()> {
     /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`.
     const NEWGEN: u16 = 10 << 8 | 15;
     let agent = host.agent_process();

@@ -102,6 +102,7 @@ impl Base<'_> {
             for (pair, kind) in pairs {
                 self.set(inet, &Sets::of(pair, family), kind);
             }
+            self.set(inet, &names::left(family), SetType::Addresses(family));
             let name = names::protected(family);
             self.set(inet, &name, SetType::Ranges(family));
             let nets = self.config.protected.iter().copied();

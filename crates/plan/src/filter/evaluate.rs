@@ -119,6 +119,13 @@ impl Taps {
         }
     }
 
+    /// Whether an address is some tap's, by itself and not as one of a prefix.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let exact = |holders: &Holders| holders.addresses.contains_key(&address);
+        exact(&self.own) || exact(&self.pairs)
+    }
+
     /// Whether any tap may send from an address.
     #[must_use]
     pub fn knows(&self, address: IpAddr) -> bool {

@@ -226,6 +226,11 @@ pub(crate) fn protected(family: Family) -> Name {
     of_family("protected", family)
 }
 
+/// Addresses that have left this host.
+pub(crate) fn left(family: Family) -> Name {
+    of_family("left", family)
+}
+
 fn of_family(what: &str, family: Family) -> Name {
     format!("{what}-{}", digit(family)).into()
 }

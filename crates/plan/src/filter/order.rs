@@ -26,6 +26,8 @@ pub enum Owner {
     Members(GroupId),
     /// An address group.
     Addresses(AddressGroupId),
+    /// Addresses whose flows are still to be ended.
+    Left,
 }
 
 /// The rules for objects of the firewall.
