@@ -28,6 +28,7 @@
 //! where they were made, but files are those of the calling thread.
 
 mod apply;
+pub mod arrival;
 pub mod conntrack;
 mod decode;
 mod encode;
@@ -36,6 +37,7 @@ mod event;
 mod mirror;
 pub mod nft;
 pub mod packet;
+mod raw;
 mod settings;
 mod socket;
 #[cfg(feature = "testing")]

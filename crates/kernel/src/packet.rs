@@ -9,7 +9,6 @@
 
 use std::{
     io,
-    mem::size_of_val,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -18,10 +17,12 @@ use nix::{
     errno::Errno,
     libc,
     sys::socket::{
-        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, recvfrom,
-        sendto, setsockopt, socket, sockopt,
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, recvfrom, sendto, setsockopt,
+        socket, sockopt,
     },
 };
+
+use crate::raw::{DEVICE, Instruction, JEQ, LD_BYTE, LD_HALF, LD_WORD, RET, attach, device};
 
 /// The longest frame of interest: all of it is sent within IPv6's least MTU.
 pub const FRAME: usize = 2048;
@@ -32,21 +33,6 @@ pub const MUTED: usize = 256;
 
 /// Receive queue, in bytes: some thousands of solicitations.
 const QUEUE: usize = 4 << 20;
-
-/// The Ethernet type of IPv6, as the kernel has it in addresses.
-const PROTOCOL: u16 = (libc::ETH_P_IPV6 as u16).to_be();
-
-/// An instruction of the kernel's classic BPF (linux/filter.h): code, jump if
-/// true, jump if false, operand.
-type Instruction = [u32; 4];
-
-const LD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const LD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-const LD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-const JEQ: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const RET: u32 = libc::BPF_RET | libc::BPF_K;
-/// Where a load finds the number of the device.
-const DEVICE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
 
 /// Which frames pass: to a multicast address or to `mac`, IPv6 with an ICMPv6
 /// type 133 or 135 that no router has passed on, or to UDP port 547 of a
@@ -107,7 +93,10 @@ impl Solicitations {
         setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)?;
         let solicitations = Self { socket, mac };
         solicitations.mute(std::iter::empty())?;
-        bind(solicitations.socket.as_raw_fd(), &device(0)?)?;
+        bind(
+            solicitations.socket.as_raw_fd(),
+            &device(0, libc::ETH_P_IPV6)?,
+        )?;
         Ok(solicitations)
     }
 
@@ -145,7 +134,12 @@ impl Solicitations {
     /// The device is down or gone, or its queue full.
     pub fn send(&self, index: u32, frame: &[u8]) -> io::Result<()> {
         let flags = MsgFlags::MSG_DONTWAIT;
-        sendto(self.socket.as_raw_fd(), frame, &device(index)?, flags)?;
+        sendto(
+            self.socket.as_raw_fd(),
+            frame,
+            &device(index, libc::ETH_P_IPV6)?,
+            flags,
+        )?;
         Ok(())
     }
 }
@@ -154,58 +148,4 @@ impl AsFd for Solicitations {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-#[allow(unsafe_code, reason = "no safe wrapper takes a program")]
-fn attach(socket: &OwnedFd, program: &[Instruction]) -> io::Result<()> {
-    let narrow = |n: u32| u8::try_from(n).unwrap_or_default();
-    let mut program: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|[code, jt, jf, k]| libc::sock_filter {
-            code: u16::try_from(*code).unwrap_or_default(),
-            jt: narrow(*jt),
-            jf: narrow(*jf),
-            k: *k,
-        })
-        .collect();
-    let program = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap_or_default(),
-        filter: program.as_mut_ptr(),
-    };
-    let length = u32::try_from(size_of_val(&program)).unwrap_or_default();
-    // SAFETY: `program` lives through the call and `length` is its size; its
-    // pointer is to a vector that lives as long, with the vector's length. The
-    // kernel copies it within the call.
-    let result = unsafe {
-        let program = std::ptr::from_ref(&program).cast();
-        let option = libc::SO_ATTACH_FILTER;
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            program,
-            length,
-        )
-    };
-    Errno::result(result)?;
-    Ok(())
-}
-
-/// The address of a device; zero: of all.
-#[allow(unsafe_code, reason = "a LinkAddr can be made no other way")]
-fn device(index: u32) -> io::Result<LinkAddr> {
-    let address = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
-        sll_protocol: PROTOCOL,
-        sll_ifindex: i32::try_from(index).unwrap_or_default(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let length = u32::try_from(size_of_val(&address)).ok();
-    // SAFETY: `address` is a whole sockaddr_ll and lives through the call, in
-    // which it is copied.
-    let made = unsafe { LinkAddr::from_raw(std::ptr::from_ref(&address).cast(), length) };
-    made.ok_or_else(|| Errno::EINVAL.into())
 }

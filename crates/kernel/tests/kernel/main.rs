@@ -7,6 +7,7 @@
     reason = "tests fail by panics"
 )]
 
+mod arrivals;
 mod chaos;
 mod common;
 mod events;
