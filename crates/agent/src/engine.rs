@@ -27,6 +27,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     announcer::Announcer,
+    arrivals::Arrivals,
     firewall::{Firewall, Stage},
     guests::{self, Guests},
     report::named_by_nova,
@@ -47,6 +48,7 @@ pub(crate) struct Engine {
     announcer: Option<Announcer>,
     /// Taps of whose routes others may be in place than was told.
     rerouted: BTreeSet<IfName>,
+    arrivals: Arrivals,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -73,12 +75,15 @@ impl Engine {
     /// The kernel can't be observed: without that nothing can be done.
     pub(crate) fn start(mut kernel: Kernel, config: Config) -> anyhow::Result<Self> {
         let observed = kernel.observe()?;
+        let objects = observed.objects.iter();
+        let arrivals = Arrivals::start(objects, &observed.links, config.route_metric)?;
         let mut engine = Self {
             kernel,
             firewall: None,
             guests: None,
             announcer: None,
             rerouted: BTreeSet::new(),
+            arrivals,
             intent: Intent::default(),
             complete: false,
             touched: observed.links.keys().copied().collect(),
@@ -148,6 +153,11 @@ impl Engine {
         &self.kernel
     }
 
+    /// Guests that are expected, to wait on.
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
     pub(crate) fn intent(&self) -> &Intent {
         &self.intent
     }
@@ -215,6 +225,7 @@ impl Engine {
         if let Some(firewall) = &mut self.firewall {
             firewall.listen();
         }
+        self.dirty.extend(self.arrivals.listen());
         match self.kernel.drain() {
             Ok(events) => {
                 for event in events {
@@ -490,8 +501,13 @@ impl Engine {
         self.touched.insert(name);
         self.rerouted.insert(name);
         let port = self.intent.on_tap(name);
-        let view = self.taps.get(&name).map(|tap| TapView {
+        let tap = self.taps.get(&name);
+        // Before the intent is complete a tap may have a port all the same.
+        let known = self.complete || port.is_some();
+        let seen = known && self.arrivals.plan(name, tap, port.map(AsRef::as_ref));
+        let view = tap.map(|tap| TapView {
             tap,
+            seen,
             marked: self.complete && self.marked(name),
         });
         if let Some(guests) = &mut self.guests {
@@ -500,7 +516,6 @@ impl Engine {
                 l2isolate_plan::guest::metadata::plan(name, view.as_ref(), port, &self.config);
             guests.metadata(name, entry.as_ref());
         }
-        // Before the intent is complete a tap may have a port all the same.
         let objects =
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
         let owner = Owner::Tap(name);

@@ -4,6 +4,7 @@
 //! is wiring between source, plan, reconciler and kernel.
 
 mod announcer;
+mod arrivals;
 mod checks;
 mod commands;
 mod config;

@@ -210,6 +210,7 @@ impl Agent {
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.resync.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.engine.kernel().as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.engine.arrivals().as_fd(), PollFlags::POLLIN),
         ];
         if let Some(firewall) = self.engine.firewall() {
             fds.push(PollFd::new(firewall.events().as_fd(), PollFlags::POLLIN));

@@ -17,6 +17,7 @@ pub mod config;
 pub mod filter;
 pub mod guest;
 pub mod host;
+pub mod migration;
 pub mod order;
 pub mod tap;
 
@@ -32,6 +33,9 @@ pub use order::{KernelRules, Owner};
 pub struct TapView<'a> {
     /// The device.
     pub tap: &'a Tap,
+    /// A frame of the guest that is expected here has come, or its routes are
+    /// here from such a time; see [`migration`].
+    pub seen: bool,
     /// Addresses or neighbours with our protocol number are on it: it was some
     /// port's tap, whatever the intent says now.
     pub marked: bool,

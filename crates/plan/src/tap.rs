@@ -2,11 +2,13 @@
 //!
 //! | the tap's port is | link | gateway, metadata's addresses, neighbours | floor | route (announced) | proxy ARP |
 //! |---|---|---|---|---|---|
-//! | active, or outgoing | up | yes | yes | yes | on |
+//! | active, live, or outgoing | up | yes | yes | yes | on |
 //! | incoming | up | yes | no: the guest still runs elsewhere | no | off |
 //! | administratively down | down | no | no | no | off |
 //! | not there, but was once | as found | no | no | no | off |
 //! | not there | as found | no | no | no | as found |
+//!
+//! [`crate::migration`] says which of the first two a port is.
 
 use std::net::IpAddr;
 
@@ -15,10 +17,10 @@ use l2isolate_model::{
     IfName,
     desired::{Key, Knob, Objects, Target, Value},
     metadata,
-    port::{BindingState, CheckedPort},
+    port::CheckedPort,
 };
 
-use crate::{Config, FLOOR_METRIC, TapView, guest};
+use crate::{Config, FLOOR_METRIC, TapView, guest, migration};
 
 /// Settings of a tap that are the same for every port. `proxy_arp` is not
 /// among them: it opens and closes with the port.
@@ -60,7 +62,10 @@ pub fn plan(
         return Objects::new();
     };
     match port {
-        Some(port) if port.port.admin_state_up => wired(name, port, config),
+        Some(port) if port.port.admin_state_up => {
+            let state = migration::State::of(Some(port.port.binding.state), view.seen);
+            wired(name, port, state.announced(), config)
+        }
         Some(_) => Objects::from([proxy_arp(name, false), (Key::Up(name), Value::Up(false))]),
         None if view.marked => Objects::from([proxy_arp(name, false)]),
         None => Objects::new(),
@@ -74,7 +79,7 @@ fn proxy_arp(name: IfName, on: bool) -> (Key, Value) {
     )
 }
 
-fn wired(name: IfName, port: &CheckedPort, config: &Config) -> Objects {
+fn wired(name: IfName, port: &CheckedPort, here: bool, config: &Config) -> Objects {
     let mut objects: Objects = SETTINGS
         .iter()
         .map(|(knob, value)| (Key::Sysctl(*knob, Some(name)), Value::Number(*value)))
@@ -96,10 +101,6 @@ fn wired(name: IfName, port: &CheckedPort, config: &Config) -> Objects {
         let addresses = metadata::ADDRESSES.map(IpNet::from);
         objects.extend(addresses.map(|address| (Key::Address(name, address), Value::Address)));
     }
-    let here = match port.port.binding.state {
-        BindingState::Active | BindingState::Outgoing => true,
-        BindingState::Incoming => false,
-    };
     objects.extend([proxy_arp(name, here)]);
     for (address, _) in &port.addresses {
         objects.insert(Key::Neighbour(name, *address), Value::Mac(port.port.mac));

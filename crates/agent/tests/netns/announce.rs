@@ -87,6 +87,7 @@ fn exactly_guests_and_loopbacks_are_announced() {
     assert_eq!(announced(&host), expected);
     let off = two.port.with("admin_state_up", false).with("revision", 2);
     host.write(&off);
+    three.pause();
     host.write(&three.port.bound("incoming"));
     host.wired(&[&one.port, &off, &three.port.bound("incoming")]);
     for guest in [&two, &three] {

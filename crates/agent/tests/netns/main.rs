@@ -24,6 +24,7 @@ mod hostile;
 mod many;
 mod mend;
 mod metadata;
+mod migration;
 mod neutron;
 mod proxy_arp;
 mod reach;

@@ -67,7 +67,7 @@ fn a_guest_that_arrives() {
         .cloud()
         .statuses
         .insert(coming.id().to_owned(), "ACTIVE".to_owned());
-    let guest = neutron.guest(1);
+    let guest = neutron.paused_guest(1);
     neutron.wired(&[&coming]);
     let told = || {
         let calls = neutron.cloud().calls_of("update_device_list");

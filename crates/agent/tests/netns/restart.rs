@@ -77,7 +77,7 @@ fn killed_and_started_again_it_writes_nothing() {
     let mut host = Host::new();
     let [one, two] = host.guests();
     let off = host.guest(3).port.with("admin_state_up", false);
-    let coming = host.guest(4).port.bound("incoming");
+    let coming = host.paused_guest(4).port.bound("incoming");
     host.write(&off);
     host.write(&coming);
     host.start();

@@ -35,6 +35,7 @@ fn a_port_that_is_switched_off_passes_nothing() {
 fn a_guest_is_announced_from_when_it_has_arrived() {
     let mut host = Host::new();
     let [one, two] = host.guests();
+    one.pause();
     let incoming = one.port.bound("incoming");
     host.write(&incoming);
     host.start();
@@ -48,6 +49,7 @@ fn a_guest_is_announced_from_when_it_has_arrived() {
         host.write(&port);
         host.wired(&[&port, &two.port]);
     }
+    one.set_up();
     assert!(two.reaches(&one.port.v4()));
     assert!(one.reaches(&two.port.v6()));
 }

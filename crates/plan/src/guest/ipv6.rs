@@ -19,7 +19,7 @@ use std::{
 use ipnet::{IpNet, Ipv6Net};
 use l2isolate_model::{
     guest::ipv6::{Answers, Dhcp, Router},
-    port::{BindingState, CheckedPort},
+    port::CheckedPort,
     subnet::{Ipv6Mode, Subnet},
 };
 
@@ -36,10 +36,6 @@ pub(super) fn plan(
     config: &GuestConfig,
     problems: &mut Problems,
 ) -> Option<Answers> {
-    // The guest that is still elsewhere has another router.
-    if port.port.binding.state == BindingState::Incoming {
-        return None;
-    }
     let subnets: Vec<(Ipv6Addr, Ipv6Net, &Subnet)> = port
         .addresses
         .iter()

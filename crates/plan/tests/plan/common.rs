@@ -114,6 +114,7 @@ pub(crate) fn views(taps: &BTreeMap<IfName, (Tap, bool)>) -> BTreeMap<IfName, Ta
                 TapView {
                     tap,
                     marked: *marked,
+                    seen: false,
                 },
             )
         })
@@ -150,11 +151,17 @@ pub(crate) fn intent(document: &Value) -> Intent {
 }
 
 pub(crate) fn plan_one(port: Value) -> Objects {
+    plan_seen(port, false)
+}
+
+/// The same of a tap on which the guest was seen, or wasn't.
+pub(crate) fn plan_seen(port: Value, seen: bool) -> Objects {
     let intent = intent(&json!({"version": 1, "ports": [port]}));
     let tap = tap(7);
     let view = TapView {
         tap: &tap,
         marked: false,
+        seen,
     };
     let port = intent.on_tap(name(0)).map(Arc::clone);
     l2isolate_plan::tap::plan(name(0), Some(&view), port.as_deref(), &config())

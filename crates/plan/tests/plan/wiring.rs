@@ -1,7 +1,11 @@
 //! One port's wiring, state by state, as the table in `tap.rs` has it.
 
-use crate::common::{announced, name, plan_one};
-use l2isolate_model::desired::{Key, Knob, Objects, Value};
+use crate::common::{announced, name, plan_one, plan_seen};
+use l2isolate_model::{
+    desired::{Key, Knob, Objects, Value},
+    port::BindingState,
+};
+use l2isolate_plan::migration::State;
 use serde_json::{Value as Json, json};
 
 fn port(extra: Json) -> Json {
@@ -75,6 +79,43 @@ fn an_incoming_port_is_wired_but_not_announced() {
     );
 }
 
+/// The guest was seen here: it is wired as if the control plane had said so.
+#[test]
+fn an_incoming_port_whose_guest_was_seen_is_an_active_one() {
+    let incoming = port(json!({"binding": {"state": "incoming"}}));
+    assert_eq!(plan_seen(incoming, true), plan_one(port(json!({}))));
+}
+
+/// Every state and what was seen: a state follows from what is known now, and
+/// only a guest that is here, or that nobody else has yet, is announced.
+#[test]
+fn what_is_known_has_one_state() {
+    use BindingState::{Active, Incoming, Outgoing};
+    let table = [
+        (None, [State::Gone, State::Gone], [false, false]),
+        (
+            Some(Incoming),
+            [State::Incoming, State::Live],
+            [false, true],
+        ),
+        (Some(Active), [State::Active, State::Active], [true, true]),
+        (
+            Some(Outgoing),
+            [State::Outgoing, State::Outgoing],
+            [true, true],
+        ),
+    ];
+    for (binding, states, announced) in table {
+        for (index, seen) in [false, true].into_iter().enumerate() {
+            let state = State::of(binding, seen);
+            assert_eq!(
+                (state, state.announced()),
+                (states[index], announced[index])
+            );
+        }
+    }
+}
+
 /// Nothing passes: the link is off.
 #[test]
 fn a_port_that_is_down_has_its_link_off() {
@@ -111,6 +152,7 @@ fn a_link_local_gateway_is_not_doubled() {
     let view = l2isolate_plan::TapView {
         tap: &tap,
         marked: false,
+        seen: false,
     };
     let objects = l2isolate_plan::tap::plan(
         name(0),

@@ -24,12 +24,17 @@ impl Guest {
         let (mac, v4, v6) = (self.port.mac(), self.port.v4(), self.port.v6());
         let lines = format!(
             "link set eth0 address {mac}\nlink set eth0 up\n\
-             addr add {v4}/16 dev eth0\nroute add default via {}\n\
-             addr add {v6}/128 dev eth0 nodad\nroute add default via {} dev eth0\n",
+             addr replace {v4}/16 dev eth0\nroute replace default via {}\n\
+             addr replace {v6}/128 dev eth0 nodad\nroute replace default via {} dev eth0\n",
             super::GATEWAY4,
             super::LINK_LOCAL,
         );
         netns::batch(Some(&self.namespace), &lines).unwrap();
+    }
+
+    /// The guest stops: it says nothing, until it is set up again.
+    pub(crate) fn pause(&self) {
+        self.ip("link set eth0 down");
     }
 
     /// Runs `ip` in the guest; the arguments are parted by spaces.

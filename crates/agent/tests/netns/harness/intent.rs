@@ -27,6 +27,8 @@ pub(super) fn subnets() -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
     pub(crate) document: Value,
+    /// While the guest was expected it was seen.
+    pub(crate) seen: bool,
 }
 
 impl Port {
@@ -52,14 +54,20 @@ impl Port {
             "hostname": format!("vm{number}"),
             "binding": { "state": "active" },
         });
-        Self { document }
+        Self {
+            document,
+            seen: false,
+        }
     }
 
     /// The same with another value in one field.
     pub(crate) fn with(&self, field: &str, value: impl Into<Value>) -> Self {
         let mut document = self.document.clone();
         document[field] = value.into();
-        Self { document }
+        Self {
+            document,
+            seen: self.seen,
+        }
     }
 
     /// The same with other IPv4 and IPv6 addresses.
@@ -69,6 +77,14 @@ impl Port {
             "addresses",
             addresses.iter().copied().map(list).collect::<Vec<_>>(),
         )
+    }
+
+    /// The same when the guest, which was expected, has been seen.
+    pub(crate) fn seen(&self) -> Self {
+        Self {
+            seen: true,
+            ..self.clone()
+        }
     }
 
     /// The same in another state of binding.

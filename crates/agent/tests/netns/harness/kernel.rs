@@ -53,7 +53,7 @@ pub(crate) fn expected(ports: &[&Port]) -> Lines {
             lines.insert(format!("link {tap} down"));
             continue;
         }
-        let here = document["binding"]["state"] != "incoming";
+        let here = document["binding"]["state"] != "incoming" || port.seen;
         lines.insert(format!(
             "link {tap} up mtu {} mac {TAP_MAC}",
             document["mtu"]

@@ -179,6 +179,7 @@ impl Host {
         let view = TapView {
             tap: &tap,
             marked: false,
+            seen: false,
         };
         let config = Config {
             route_metric: 5,

@@ -180,10 +180,16 @@ impl Host {
     /// A guest: its namespace and its tap. Its port is only written by
     /// [`Self::write`].
     pub(crate) fn guest(&mut self, number: u32) -> Guest {
+        let guest = self.paused_guest(number);
+        guest.set_up();
+        guest
+    }
+
+    /// A guest that hasn't said anything yet.
+    pub(crate) fn paused_guest(&mut self, number: u32) -> Guest {
         let namespace = self.namespace(&format!("g{number}"));
         let guest = Guest::new(namespace, Port::new(number));
         self.tap(guest.port.tap(), &guest.namespace, "eth0");
-        guest.set_up();
         guest
     }
 
@@ -371,7 +377,7 @@ impl Host {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let log = self.whole_log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(40)..];
