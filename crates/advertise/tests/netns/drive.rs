@@ -208,7 +208,7 @@ fn thousands_are_announced_and_read_back(flavour: Flavour) {
     let started = std::time::Instant::now();
     let observed = driver.observe().unwrap();
     let took = started.elapsed();
-    println!(
+    eprintln!(
         "{}: {} prefixes read back in {took:?}",
         observed.daemon,
         wanted.len()
