@@ -56,6 +56,13 @@ bench: ## measure: attach, resync, filter, fabric, guest; one table of medians (
 	cargo build $(CARGO_FLAGS) --release -p l2isolate -p l2isolate-lab
 	@scripts/bench $(TARGET_DIR)/release/l2isolate-lab $(BENCH_RUNS)
 
+.PHONY: bench-neutron
+bench-neutron: ## measure a real Neutron and its agents, as one JSON object (docs/benchmarks.md)
+	@scripts/setup bench
+	@scripts/neutron-env
+	cargo build $(CARGO_FLAGS) --release -p l2isolate -p l2isolate-lab
+	@scripts/as-root $(TARGET_DIR)/release/l2isolate-lab bench neutron --json
+
 .PHONY: test
 test: setup ## every test: unit, property, namespace and interop
 	@scripts/test $(CARGO_FLAGS)

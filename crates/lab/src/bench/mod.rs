@@ -7,6 +7,7 @@
 //! * [`fabric`]: what is lost while the fabric is operated, or breaks.
 //! * [`filter`]: what the firewall costs, per change and per packet.
 //! * [`guest`]: what guests get from their own hypervisor, and how soon.
+//! * [`neutron`]: a real Neutron and its agents, one and many.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
 //! machine that does something else meanwhile. Nothing here is asserted.
@@ -17,6 +18,7 @@ pub mod filter;
 pub mod guest;
 mod message;
 mod monitor;
+pub mod neutron;
 mod reach;
 pub mod resync;
 mod site;
@@ -31,7 +33,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use crate::{Error, Result, agent, topology::Mix};
+use crate::{Error, Result, agent, neutron::Release, topology::Mix};
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -84,6 +86,25 @@ pub enum Bench {
         /// So many ports share a group of ten rules where changes are measured.
         #[arg(long, default_value_t = 1)]
         sharing: usize,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A real Neutron: a hypervisor full of taps at once, rules, a restart; what
+    /// many agents hear of one boot; all agents at once.
+    Neutron {
+        /// Which release.
+        #[arg(long, value_enum, default_value = "21")]
+        release: Release,
+        /// Ports of the hypervisor.
+        #[arg(long, default_value_t = 200)]
+        ports: usize,
+        /// Agents that listen to a boot.
+        #[arg(long, default_value_t = 500)]
+        listeners: usize,
+        /// Agents that ask at once, with 20 ports each.
+        #[arg(long, default_value_t = 2000)]
+        agents: usize,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -156,6 +177,21 @@ impl Bench {
                 common,
             } => {
                 let report = filter::run(&common.agent()?, &only, sharing)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Neutron {
+                release,
+                ports,
+                listeners,
+                agents,
+                common,
+            } => {
+                let sizes = neutron::Sizes {
+                    ports,
+                    listeners,
+                    agents,
+                };
+                let report = neutron::run(&common.agent()?, release, sizes)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Guest { ports, common } => {

@@ -30,8 +30,10 @@ pub(super) fn wait(socket: &Path, ports: usize) -> Result<Instant> {
         }
         let status = ask(socket).unwrap_or_default();
         let status = status.get("ok").unwrap_or(&Value::Null);
+        // States that no port has aren't named.
         let wired = status.pointer("/ports/wired").and_then(Value::as_u64);
-        if status.get("in_sync") == Some(&Value::Bool(true)) && wired == Some(wanted) {
+        let wired = wired.unwrap_or_default();
+        if status.get("in_sync") == Some(&Value::Bool(true)) && wired == wanted {
             return Ok(Instant::now());
         }
         if Instant::now() > end {

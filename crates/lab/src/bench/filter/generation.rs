@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// A commit, by the name of the process that made it.
 #[derive(Debug)]
-pub(super) struct Commit {
+pub(in crate::bench) struct Commit {
     by: String,
 }
 
@@ -48,7 +48,7 @@ fn read(datagram: &[u8]) -> Vec<Commit> {
 }
 
 /// A listener to the agent's commits in a namespace.
-pub(super) struct Commits {
+pub(in crate::bench) struct Commits {
     monitor: Monitor<Commit>,
 }
 
@@ -57,7 +57,7 @@ impl Commits {
     ///
     /// # Errors
     /// The socket or its thread can't be made.
-    pub(super) fn listen(namespace: &str) -> Result<Self> {
+    pub(in crate::bench) fn listen(namespace: &str) -> Result<Self> {
         let monitor = Monitor::open(namespace, FEED)?;
         Ok(Self { monitor })
     }
@@ -66,7 +66,7 @@ impl Commits {
     ///
     /// # Errors
     /// Messages were lost.
-    pub(super) fn clear(&self) -> Result<()> {
+    pub(in crate::bench) fn clear(&self) -> Result<()> {
         while self.monitor.next(Duration::ZERO)?.is_some() {}
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Commits {
     ///
     /// # Errors
     /// None comes.
-    pub(super) fn last(&self, quiet: Duration) -> Result<(Instant, usize)> {
+    pub(in crate::bench) fn last(&self, quiet: Duration) -> Result<(Instant, usize)> {
         let end = Instant::now() + LIMIT;
         let mut last = None;
         let mut count = 0;

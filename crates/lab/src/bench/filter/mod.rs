@@ -9,7 +9,7 @@
 
 mod changes;
 mod cloud;
-mod generation;
+pub(super) mod generation;
 mod generator;
 mod host;
 mod linuxbridge;
