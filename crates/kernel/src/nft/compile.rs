@@ -30,6 +30,8 @@ const ETHER_SOURCE: u32 = 6;
 /// The sender's addresses in an ARP packet for IPv4 on Ethernet (RFC 826).
 const ARP_MAC: u32 = 8;
 const ARP_ADDRESS: u32 = 14;
+/// `giaddr` of a DHCP message behind its UDP header (RFC 2131, section 2).
+const GIADDR: u32 = 8 + 24;
 
 fn address_field(family: Family, side: Side) -> (u32, u32) {
     match (family, side) {
@@ -163,6 +165,10 @@ fn one(term: &Term, out: &mut Vec<Expression>) {
             }
         }
         Term::PortIn(set) => out.extend([payload(base::TRANSPORT, 2, 2), lookup(set, false)]),
+        Term::Relayed => out.extend([
+            payload(base::TRANSPORT, GIADDR, 4),
+            Expression::Compare(op::NEQ, vec![0; 4]),
+        ]),
         Term::IcmpType(_, kind) => out.extend([payload(base::TRANSPORT, 0, 1), equal(&[*kind])]),
         Term::IcmpTypes(_, first, last) => out.extend([
             payload(base::TRANSPORT, 0, 1),
@@ -452,6 +458,7 @@ fn transport(
             let (source, destination) = bytes.split_at_checked(2)?;
             Some((Term::Ports(port(source)?, port(destination)?), 2))
         }
+        (GIADDR, 4, [E::Compare(op::NEQ, _), ..]) => Some((Term::Relayed, 2)),
         (0, 1, [E::Compare(op::GTE, first), E::Compare(op::LTE, last), ..]) => {
             match (first.as_slice(), last.as_slice()) {
                 ([first], [last]) => Some((Term::IcmpTypes(family?, *first, *last), 3)),
@@ -519,6 +526,7 @@ mod tests {
                 name.clone().prop_map(Term::Jump),
                 name.clone().prop_map(|map| Term::Dispatch(Way::Out, map)),
                 prop_oneof![
+                    Just(Term::Relayed),
                     Just(Term::Known),
                     Just(Term::Unknown),
                     Just(Term::New),

@@ -199,6 +199,7 @@ fn term(term: &Term) -> String {
         Term::Port(first, last) if first == last => format!("th dport {first}"),
         Term::Port(first, last) => format!("th dport {first}-{last}"),
         Term::PortIn(set) => format!("th dport @{set}"),
+        Term::Relayed => "@th,256,32 != 0".to_owned(),
         Term::IcmpType(family, kind) => format!("{} type {kind}", icmp(*family)),
         Term::IcmpTypes(family, first, last) => format!("{} type {first}-{last}", icmp(*family)),
         Term::IcmpCode(family, kind, code) => {

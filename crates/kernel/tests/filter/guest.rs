@@ -210,6 +210,59 @@ fn lies_are_told_from_truth() {
     });
 }
 
+/// A DHCP message from nobody to everybody, as far as the firewall looks at it.
+fn discover(relay: [u8; 4]) -> Vec<u8> {
+    let mut message = vec![0; 240];
+    message[..4].copy_from_slice(&[1, 1, 6, 0]);
+    message[24..28].copy_from_slice(&relay);
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    packet.extend([0, 0, 0, 0, 255, 255, 255, 255]);
+    packet.extend([0, 68, 0, 67, 0, 248, 0, 0]);
+    packet.extend(message);
+    let length = u16::try_from(packet.len()).unwrap();
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    let words = packet[..20].chunks(2);
+    let sum: u32 = words.map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![0xff; 6];
+    frame.extend(bytes(OWN));
+    frame.extend([8, 0]);
+    frame.extend(packet);
+    frame
+}
+
+/// A guest that calls itself a relay agent, or names somebody else's address as
+/// its own, would have the host's DHCP server send to where it can't itself.
+#[test]
+fn dhcp_is_no_way_to_others() {
+    in_new_netns(|| {
+        let mut rig = Rig::new();
+        rig.apply_document(&one_port(), Limits::default());
+        for (relay, refused) in [([0; 4], 0), ([10, 255, 1, 1], 1), ([0, 0, 0, 1], 1)] {
+            let before = (rig.counted("dropped-from"), rig.counted("host"));
+            rig.raw(0, &discover(relay));
+            assert_eq!(rig.counted("host") - before.1, 1, "{relay:?} arrives");
+            assert_eq!(rig.counted("dropped-from") - before.0, refused, "{relay:?}");
+        }
+        let answer = |from: u16, to: &str| {
+            let socket = std::net::UdpSocket::bind(("0.0.0.0", from)).unwrap();
+            let sent = socket.send_to(b"offer", to);
+            sent.err().map(|error| error.kind())
+        };
+        let refused = Some(std::io::ErrorKind::PermissionDenied);
+        for to in ["127.0.0.9:68", "127.0.0.9:67"] {
+            assert_eq!(answer(67, to), refused, "a protected address, {to}");
+            assert_ne!(answer(69, to), refused, "which others may be sent to");
+        }
+        assert_ne!(
+            answer(67, "192.0.2.9:68"),
+            refused,
+            "other servers' clients"
+        );
+    });
+}
+
 /// A storm harms whoever makes it: what goes over a limit is dropped and
 /// counted, and connection tracking holds no more than a tap's share.
 #[test]

@@ -128,8 +128,8 @@ fn entry(mut attributes: &[u8]) -> Entry {
     }
 }
 
-/// Who asks for a port's or a group's dropped packets sees them, with the reason
-/// and the device that tells the port; a flood doesn't flood the log, and ports
+/// Who asks for a port's or a group's dropped packets sees them, with the reason,
+/// the port and, if it was asked for, the group; a flood doesn't flood the log, and ports
 /// that nobody asked about aren't in it.
 #[test]
 fn dropped_packets_are_shown_to_who_asks() {
@@ -146,7 +146,7 @@ fn dropped_packets_are_shown_to_who_asks() {
         other["groups"] = json!([]);
         other["addresses"] = json!([{"address": address(false, 1), "subnet": "s4"}]);
         document["ports"].as_array_mut().unwrap().push(other);
-        for asked in ["p", "g"] {
+        for (asked, who) in [("p", "port p"), ("g", "port p of group g")] {
             let group = 1000 + u16::try_from(asked.len()).unwrap();
             let config = FilterConfig {
                 log: [asked.to_owned()].into(),
@@ -170,13 +170,9 @@ fn dropped_packets_are_shown_to_who_asks() {
             };
             let lie = wire("10.252.0.77", &world, 17, (5000, 53));
             let cases = [
-                (
-                    &out,
-                    "l2isolate refused-from",
-                    (index("tap0"), index("up0")),
-                ),
-                (&into, "l2isolate refused-to", (index("up0"), index("tap0"))),
-                (&lie, "l2isolate spoofed", (index("tap0"), None)),
+                (&out, "refused-from", (index("tap0"), index("up0"))),
+                (&into, "refused-to", (index("up0"), index("tap0"))),
+                (&lie, "spoofed", (index("tap0"), None)),
             ];
             for (packet, reason, (from, to)) in cases {
                 // The limit is one for the port: its tokens come back.
@@ -187,7 +183,7 @@ fn dropped_packets_are_shown_to_who_asks() {
                 });
                 let shown = seen.take(500).flatten().next();
                 let shown = shown.unwrap_or_else(|| panic!("{reason} ({asked}): not shown"));
-                assert_eq!(shown.prefix, reason);
+                assert_eq!(shown.prefix, format!("l2isolate {reason} {who}"));
                 assert_eq!((shown.from, shown.to), (from, to), "{reason}");
                 // The packet itself, without Ethernet: addresses and ports.
                 let sent = frame(packet, 1);

@@ -104,6 +104,9 @@ pub enum Term {
     Port(u16, u16),
     /// The destination port is in a set.
     PortIn(Name),
+    /// A DHCP message that says to come through a relay agent: `giaddr` isn't zero
+    /// (RFC 2131, section 2).
+    Relayed,
     /// ICMP's type.
     IcmpType(Family, u8),
     /// ICMP's type lies between these two.

@@ -90,6 +90,9 @@ impl Base<'_> {
         ] {
             self.set(inet, map, SetType::Verdicts);
         }
+        for (_, map) in &sets.logs {
+            self.set(inet, map, SetType::Verdicts);
+        }
         for (name, each) in sets.devices(self.config) {
             self.set(inet, name, SetType::Devices(each));
         }
@@ -165,6 +168,8 @@ impl Base<'_> {
                     // What the host itself sends; it could anyhow.
                     vec![find(Way::Out, &sets.served), Term::Accept],
                     vec![find(Way::Out, &sets.shut), Term::Drop],
+                    reply(68),
+                    reply(67),
                 ],
             ),
         ];
@@ -209,16 +214,16 @@ impl Base<'_> {
                 vec![Term::Drop],
             ],
         );
-        for (chain, way, counter) in [
-            (names::SPOOFED, Way::In, &sets.spoofed),
-            (names::REFUSED_FROM, Way::In, &sets.dropped_from),
-            (names::REFUSED_TO, Way::Out, &sets.dropped_to),
-        ] {
-            let log = format!("l2isolate {chain}").into();
+        let counters = [
+            (Way::In, &sets.spoofed),
+            (Way::In, &sets.dropped_from),
+            (Way::Out, &sets.dropped_to),
+        ];
+        for ((chain, logs), (way, counter)) in sets.logs.iter().zip(counters) {
             let rules = vec![
                 vec![
                     Term::DeviceIn(way, Name::clone(&sets.logged)),
-                    Term::Log(self.config.log_group, log),
+                    Term::Dispatch(way, Name::clone(logs)),
                 ],
                 counted(way, counter),
                 vec![Term::Drop],
@@ -305,6 +310,18 @@ fn counted(way: Way, set: &Name) -> Rule {
     vec![Term::DeviceIn(way, Name::clone(set)), Term::Drop]
 }
 
+/// What the host's DHCP server would send into a protected prefix, since a guest
+/// put an address from there into its message: to clients and to relay agents.
+fn reply(port: u16) -> Rule {
+    vec![
+        Term::Family(Family::V4),
+        Term::Protocol(17),
+        Term::Ports(67, port),
+        Term::AddressIn(Side::Destination, Family::V4, names::protected(Family::V4)),
+        Term::Drop,
+    ]
+}
+
 /// What is for a protected prefix and doesn't answer anybody.
 fn protected(family: Family) -> Rule {
     vec![
@@ -347,6 +364,14 @@ fn host(config: &FilterConfig, sets: &Sets) -> Vec<Rule> {
     let mut rules = vec![
         limit(&dhcp(67), &sets.dhcp),
         limit(&dhcp(547), &sets.dhcp),
+        // Guests aren't relay agents: the answer would go wherever they like.
+        vec![
+            Term::Family(Family::V4),
+            Term::Protocol(17),
+            Term::Port(67, 67),
+            Term::Relayed,
+            Term::Jump(names::fixed(names::REFUSED_FROM)),
+        ],
         limit(&[Term::Protocol(58)], &sets.nd),
         limit(&[Term::New], &sets.new),
         limit(&[Term::New], &sets.connections_host),

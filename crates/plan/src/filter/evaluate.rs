@@ -269,7 +269,8 @@ impl<V: View> Asked<'_, V> {
             }
             Term::Known | Term::DeviceIn(..) => false,
             // Asked elsewhere, or of other packets.
-            Term::DevicePrefix(..)
+            Term::Relayed
+            | Term::DevicePrefix(..)
             | Term::Dispatch(..)
             | Term::EtherSource(_)
             | Term::SourceIn(..)

@@ -70,8 +70,10 @@ pub(crate) struct Sets {
     pub(crate) spoofed: Name,
     pub(crate) dropped_from: Name,
     pub(crate) dropped_to: Name,
-    /// Taps whose dropped packets are shown.
+    /// Taps whose dropped packets are shown, as long as they aren't too many; and
+    /// the chains that show them, by the chain that drops them.
     pub(crate) logged: Name,
+    pub(crate) logs: [(&'static str, Name); 3],
     /// Limits. What they allow is a part of the name: a set that rules name
     /// can't become another one.
     pub(crate) new: Name,
@@ -111,6 +113,8 @@ impl Sets {
             dropped_from: fixed("dropped-from"),
             dropped_to: fixed("dropped-to"),
             logged: fixed("logged"),
+            logs: [SPOOFED, REFUSED_FROM, REFUSED_TO]
+                .map(|chain| (chain, format!("log-{chain}").into())),
             new: rate("new", limits.new),
             connections_from: count("connections-from", limits.connections),
             connections_to: count("connections-to", limits.connections),

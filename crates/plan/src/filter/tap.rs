@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use l2isolate_model::{
-    IfName, Mac,
+    GroupId, IfName, Mac,
     filter::{Chain, Family, Item, Key, Name, Objects, Rule, Side, Table, Term, Value, Verdict},
     group::Direction,
     port::CheckedPort,
@@ -171,11 +171,7 @@ impl TapPlan<'_> {
         ];
         self.devices(Table::Inet, &inet);
         self.devices(Table::Arp, &[&sets.arp]);
-        let port = &self.port.port;
-        let asked = |id: &str| config.log.contains(id);
-        if asked(port.id.as_str()) || port.groups.iter().any(|group| asked(group.as_str())) {
-            self.devices(Table::Inet, &[&sets.logged]);
-        }
+        self.log(config);
         let subnets = self.port.addresses.iter().map(|(_, subnet)| subnet);
         let link_local = config.gateway_link_local.map(IpAddr::from);
         for gateway in subnets
@@ -185,6 +181,34 @@ impl TapPlan<'_> {
             let set = Sets::of(&sets.gateways, Family::of(gateway));
             let item = Item::DeviceAddress(self.tap, gateway);
             self.element(Table::Inet, &set, item, None);
+        }
+    }
+
+    /// Shows what is dropped, if that is asked for: with the port's id, and with
+    /// the group's if it is for the group that it is asked for.
+    fn log(&mut self, config: &FilterConfig) {
+        let (sets, port) = (self.sets, &self.port.port);
+        let mut groups = port.groups.iter().map(GroupId::as_str);
+        let who = if config.log.contains(port.id.as_str()) {
+            format!("port {}", port.id)
+        } else if let Some(group) = groups.find(|group| config.log.contains(*group)) {
+            format!("port {} of group {group}", port.id)
+        } else {
+            return;
+        };
+        self.devices(Table::Inet, &[&sets.logged]);
+        for (what, map) in &sets.logs {
+            // The kernel takes 127 bytes (NF_LOG_PREFIXLEN).
+            let prefix: String = format!("l2isolate {what} {who}")
+                .chars()
+                .take(127)
+                .collect();
+            let rules = vec![vec![Term::Log(config.log_group, prefix.into())]];
+            let name = names::of_tap(map, self.tap);
+            let key = Key::Chain(Table::Inet, Name::clone(&name));
+            let chain = Value::Chain(Chain { hook: None, rules });
+            self.objects.insert(key, chain);
+            self.entry(Table::Inet, map, Verdict::Jump(name));
         }
     }
 
