@@ -160,11 +160,11 @@ fn session(page: &mut Page, host: &Host, number: usize) {
     if host.bfd {
         if first {
             page.why(
-                "graceful: BIRD speaks BFD itself, so a switch's BIRD that restarts looks dead to it.\n\
-                 Its routes are kept as by graceful restart, and used last.",
+                "A switch that is silent is left at once, graceful restart or not: there are others.\n\
+                 (The switches have `bfd graceful` towards hosts, since BIRD's BFD ends with BIRD.)",
             );
         }
-        page.line("bfd graceful;");
+        page.line("bfd on;");
     }
     match (host.roles, host.knows(&[2, 0, 11])) {
         (true, true) => {
