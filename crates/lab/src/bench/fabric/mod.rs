@@ -7,6 +7,7 @@
 
 mod announce;
 mod faults;
+mod verify;
 
 use std::{path::Path, time::Duration};
 
@@ -45,6 +46,11 @@ pub struct Report {
     /// BIRD everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bird: Option<Flavour>,
+    /// One `l2isolate verify` of 2,002 prefixes against FRR, in milliseconds.
+    pub verify_ms: Option<f64>,
+    /// How long a prefix stays away that somebody took from FRR by hand, in
+    /// seconds.
+    pub heal_s: Option<f64>,
     /// What explains the figures above.
     pub besides: Besides,
 }
@@ -115,6 +121,8 @@ pub fn run(agent: &Path, fabrics: &[Mix]) -> Result<Report> {
     let mut report = Report {
         frr: None,
         bird: None,
+        verify_ms: None,
+        heal_s: None,
         besides: Besides::default(),
     };
     for fabric in fabrics {
@@ -128,6 +136,9 @@ pub fn run(agent: &Path, fabrics: &[Mix]) -> Result<Report> {
             }
         };
         (*at, *besides) = (Some(flavour), Some(more));
+        if *fabric == Mix::Frr {
+            (report.verify_ms, report.heal_s) = verify::measure(agent)?;
+        }
     }
     Ok(report)
 }
