@@ -107,6 +107,9 @@ fn policies(page: &mut Page) {
     page.line("route-disposition = \"reject-route\"");
 }
 
+/// More prefixes than a hypervisor has of its own.
+const ECHOED: u32 = 10_000;
+
 fn neighbor(page: &mut Page, host: &Host, uplink: &super::Uplink, asn: u32) {
     let interface = &uplink.interface;
     let (hold, keepalive) = TIMERS;
@@ -135,8 +138,14 @@ fn neighbor(page: &mut Page, host: &Host, uplink: &super::Uplink, asn: u32) {
         page.line(format_args!("afi-safi-name = \"{family}\""));
         page.line("[neighbors.afi-safis.mp-graceful-restart.config]");
         page.line("enabled = true");
-        page.why("A switch that sends more than it ever should has lost its filters.");
+        page.why(
+            "A switch that sends more than it ever should has lost its filters. GoBGP also counts\n\
+             our own prefixes, which switches with FRR send back and which it drops.",
+        );
         page.line("[neighbors.afi-safis.prefix-limit.config]");
-        page.line(format_args!("max-prefixes = {}", host.maximum_prefixes));
+        page.line(format_args!(
+            "max-prefixes = {}",
+            host.maximum_prefixes.saturating_add(ECHOED)
+        ));
     }
 }

@@ -233,3 +233,8 @@ fn thousands_are_announced_by_frr() {
 fn thousands_are_announced_by_bird() {
     thousands_are_announced_and_read_back(Flavour::Bird);
 }
+
+#[test]
+fn thousands_are_announced_by_gobgp() {
+    thousands_are_announced_and_read_back(Flavour::Gobgp);
+}
