@@ -5,25 +5,28 @@
 //! lost event, the periodic look at everything) ends in the same two steps:
 //! plan the taps concerned anew, and let the reconciler's differences go.
 
+mod announce;
+mod apply;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use ipnet::IpNet;
-use l2isolate_kernel::{ApplyError, Event, Kernel};
+use l2isolate_kernel::{Event, Kernel};
 use l2isolate_model::{
     IfName,
     desired::{Key, Target, Value},
     document::ObjectId,
     intent::{Change, Intent, Outcome},
-    port::CheckedPort,
     tap::Tap,
 };
-use l2isolate_plan::{Config, KernelRules, Owner, TapView, announce};
+use l2isolate_plan::{Config, KernelRules, Owner, TapView};
 use l2isolate_reconcile::Reconciler;
 use l2isolate_source::neutron::TapState;
 use tracing::{debug, error, info, warn};
+
+use apply::Work;
 
 use crate::{
     announcer::Announcer,
@@ -254,11 +257,19 @@ impl Engine {
                 self.observations += 1;
                 let named = self.taps.keys().chain(observed.links.keys());
                 self.dirty.extend(named.copied());
+                let risen: Vec<IfName> = observed
+                    .links
+                    .iter()
+                    .filter(|(_, tap)| tap.carrier)
+                    .map(|(name, _)| *name)
+                    .filter(|name| self.taps.get(name).is_some_and(|known| !known.carrier))
+                    .collect();
                 self.taps = observed.links;
                 if let Some(guests) = &mut self.guests {
                     guests.taps(&self.taps);
                 }
                 self.reconciler.observe_all(started, observed.objects);
+                risen.into_iter().for_each(|tap| self.retell(tap));
                 debug!(ms = started.elapsed().as_millis(), "observed everything");
             }
             Err(problem) => error!(%problem, "the kernel can't be observed; will try again"),
@@ -313,21 +324,6 @@ impl Engine {
         }
     }
 
-    /// The tap has got its carrier: a guest is there. Routing daemons were told
-    /// of its routes as of routes without carrier, which BIRD doesn't learn, and
-    /// the kernel tells nobody that this has changed. So the routes count as
-    /// not in place, and are told again by being set again.
-    fn retell(&mut self, tap: IfName) {
-        let metric = self.config.route_metric;
-        let owner = Owner::Tap(tap);
-        let wanted = self.reconciler.wanted_by(&owner);
-        let announced = |key: &&Key| matches!(key, Key::Route(_, m) if *m == metric);
-        let routes: Vec<Key> = wanted.filter(announced).copied().collect();
-        for key in routes {
-            self.reconciler.redo(&key);
-        }
-    }
-
     fn read_settings(&mut self, tap: IfName) {
         let now = Instant::now();
         for (key, value) in self.kernel.read_device(tap) {
@@ -362,53 +358,6 @@ impl Engine {
             self.report(owner, &work);
         }
         self.announce();
-    }
-
-    /// Has announced what is routed now, and tells routes again that a routing
-    /// daemon missed.
-    fn announce(&mut self) {
-        let Some(mut announcer) = self.announcer.take() else {
-            return;
-        };
-        let host = self.routed(&Owner::Host);
-        announcer.routed(announce::Owner::Host, host);
-        for tap in std::mem::take(&mut self.rerouted) {
-            // A route without carrier leads to nobody.
-            let routed = match self.taps.get(&tap).is_some_and(|tap| tap.carrier) {
-                true => self.routed(&Owner::Tap(tap)),
-                false => BTreeSet::new(),
-            };
-            announcer.routed(announce::Owner::Tap(tap), routed);
-        }
-        let metric = self.config.route_metric;
-        let observed = self.reconciler.observed();
-        let missed =
-            announcer.converge(|prefix| observed.contains_key(&Key::Route(prefix, metric)));
-        if !missed.is_empty() {
-            warn!(
-                prefixes = missed.len(),
-                "the routing daemon missed routes; they are set again"
-            );
-            for prefix in missed {
-                self.reconciler.redo(&Key::Route(prefix, metric));
-            }
-            self.unfinished = true;
-        }
-        self.announcer = Some(announcer);
-    }
-
-    /// The prefixes of an owner that are routed as it wants them.
-    fn routed(&self, owner: &Owner) -> BTreeSet<IpNet> {
-        let metric = self.config.route_metric;
-        let wanted = self.reconciler.wanted_by(owner);
-        let in_place = wanted.filter_map(|key| match key {
-            Key::Route(prefix, m) if *m == metric => {
-                let is = self.reconciler.observed().get(key);
-                (is.is_some() && is == self.reconciler.wanted(key)).then_some(*prefix)
-            }
-            _ => None,
-        });
-        in_place.collect()
     }
 
     fn converge_guests(&mut self) {
@@ -539,115 +488,4 @@ impl Engine {
         };
         here(addresses.next()) || here(neighbours.next())
     }
-
-    fn apply(
-        &mut self,
-        changes: &[l2isolate_reconcile::Change<Key, Value>],
-        work: &mut BTreeMap<Owner, Work>,
-    ) {
-        let started = Instant::now();
-        let owners: Vec<Owner> = changes
-            .iter()
-            .map(|change| self.owner(change.key()))
-            .collect();
-        let results = self.kernel.apply(changes);
-        let now = Instant::now();
-        let mut failed = BTreeSet::new();
-        let share = (now - started) / u32::try_from(changes.len()).unwrap_or(u32::MAX).max(1);
-        for ((change, result), owner) in changes.iter().zip(results).zip(owners) {
-            let work = work.entry(owner).or_default();
-            work.time += share;
-            match result {
-                Ok(()) => {
-                    work.written += 1;
-                    self.reconciler.done(now, change, Ok(()));
-                }
-                // This kernel, or this namespace, doesn't have the setting.
-                Err(ApplyError::Absent(_)) if matches!(change.key(), Key::Sysctl(_, None)) => {
-                    self.reconciler
-                        .observe(now, *change.key(), Some(Value::Unavailable));
-                }
-                Err(failure) => {
-                    self.log_failure(owner, &failure);
-                    self.reconciler.done(now, change, Err(failure.to_string()));
-                    if let Owner::Tap(tap) = owner {
-                        failed.insert(tap);
-                    }
-                }
-            }
-        }
-        // A setting that somebody changed without a word of the kernel's may be
-        // why: IPv6 that is switched off refuses addresses and routes.
-        for tap in failed {
-            if self.reconciler.wants_anything(&Owner::Tap(tap)) {
-                self.read_settings(tap);
-            }
-        }
-    }
-
-    /// Who wants the object, or had it. A floor is whose route it is behind.
-    pub(crate) fn owner(&self, key: &Key) -> Owner {
-        let observed = self.reconciler.observed();
-        let device = |key: &Key| match observed.get(key) {
-            Some(Value::Route(Target::Device(tap))) => Some(*tap),
-            _ => None,
-        };
-        let routed = || match key {
-            Key::Route(prefix, _) => {
-                device(key).or_else(|| device(&Key::Route(*prefix, self.config.route_metric)))
-            }
-            _ => None,
-        };
-        self.reconciler
-            .owner(key)
-            .copied()
-            .or_else(|| key.device().or_else(routed).map(Owner::Tap))
-            .unwrap_or(Owner::Host)
-    }
-
-    fn log_failure(&self, owner: Owner, failure: &ApplyError) {
-        match owner {
-            Owner::Host => warn!(%failure, "can't set"),
-            // Whoever made it is taking it away; its own event says the rest.
-            Owner::Tap(tap) if matches!(failure, ApplyError::Absent(_)) => {
-                debug!(port = self.port_name(tap), %tap, %failure, "the tap went");
-            }
-            Owner::Tap(tap) => {
-                let port = self.port_name(tap);
-                warn!(port, %tap, %failure, "can't set; will try again");
-            }
-        }
-    }
-
-    fn report(&self, owner: Owner, work: &Work) {
-        let us = u64::try_from(work.time.as_micros()).unwrap_or(u64::MAX);
-        let written = work.written;
-        let Owner::Tap(tap) = owner else {
-            info!(written, us, "wrote what is of no tap");
-            return;
-        };
-        let left = self.reconciler.differences_of(&owner).count();
-        let port = self.port_name(tap);
-        match self.intent.on_tap(tap) {
-            _ if left > 0 => warn!(port, %tap, written, left, us, "not all in place yet"),
-            Some(checked) if checked.port.admin_state_up => info!(port, %tap, written, us, "wired"),
-            Some(_) => info!(port, %tap, written, us, "switched off: administratively down"),
-            None => info!(%tap, written, us, "cleared"),
-        }
-    }
-
-    fn port_name(&self, tap: IfName) -> &str {
-        self.intent
-            .on_tap(tap)
-            .map_or("", |checked: &std::sync::Arc<CheckedPort>| {
-                checked.port.id.as_str()
-            })
-    }
-}
-
-/// What was done for one owner in one go, for its log line.
-#[derive(Default)]
-struct Work {
-    written: usize,
-    time: Duration,
 }

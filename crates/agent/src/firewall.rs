@@ -123,6 +123,9 @@ impl Firewall {
                     (Owner::Members(_), Plan::But(changes)) => {
                         flows.members_changed(changes);
                     }
+                    // Only which known flows pass at once; what may begin is as
+                    // it was.
+                    (Owner::Base, _) => {}
                     _ => {
                         for tap in self.planner.taps_judged_by(&owner) {
                             flows.judged_anew(tap);

@@ -13,7 +13,7 @@ use l2isolate_model::{
     port::BindingState,
     problem::Problem,
 };
-use l2isolate_plan::{KernelRules, Owner, announce, filter, guest};
+use l2isolate_plan::{KernelRules, Owner, filter, guest};
 use l2isolate_reconcile::{Difference, Rules};
 use l2isolate_source::Contact;
 use serde::{Deserialize, Serialize};
@@ -312,7 +312,7 @@ pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
         let reconciler = announcer.reconciler();
         reconciler.differences().map(|difference| {
             let port = match reconciler.owner(difference.key) {
-                Some(announce::Owner::Tap(tap)) => engine.intent().on_tap(*tap),
+                Some(Owner::Tap(tap)) => engine.intent().on_tap(*tap),
                 _ => None,
             };
             let id = port.map(|checked| checked.port.id.clone());

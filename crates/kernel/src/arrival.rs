@@ -121,7 +121,13 @@ impl Arrivals {
             let Some(expected) = self.expected.get(&index) else {
                 continue;
             };
-            match expected.sender()? {
+            let sender = match expected.sender() {
+                Ok(sender) => sender,
+                Err(error) if heard.is_empty() => return Err(error),
+                // Whoever was heard is told; this is there the next time.
+                Err(_) => break,
+            };
+            match sender {
                 Some(Sender::Guest) => {
                     self.expected.remove(&index);
                     heard.push((index, Sender::Guest));
@@ -155,7 +161,8 @@ impl Expected {
                         return Ok(Some(Sender::Guest));
                     }
                     if stranger.is_none() {
-                        attach(&self.socket, &received(Some(self.mac)))?;
+                        // Without memory for it a stranger wakes us more often.
+                        let _ = attach(&self.socket, &received(Some(self.mac)));
                         stranger = Some(Sender::Stranger(source.unwrap_or_default()));
                     }
                 }

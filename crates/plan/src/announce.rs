@@ -5,20 +5,10 @@
 //! observed state, so it is an argument.
 
 use ipnet::IpNet;
-use l2isolate_model::{
-    IfName,
-    announce::{Announcements, Attributes, Community},
-};
+use l2isolate_model::announce::{Announcements, Attributes, Community};
 use l2isolate_reconcile::Rules;
 
-/// Who wants prefixes announced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Owner {
-    /// The host itself: its loopbacks.
-    Host,
-    /// A tap, with the port on it.
-    Tap(IfName),
-}
+use crate::Owner;
 
 /// The host is to be left by whoever has another way (RFC 8326).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -32,8 +32,8 @@ METHOD_VERSION = '1.0'
 #: What a request writes in several transactions is told once, if they follow
 #: one another like this. In seconds.
 GATHER = 0.005
-#: Groups with many members take time to be read. Reading them takes no more
-#: than one part in so many of it, but they wait for no longer than that.
+#: Groups with many members take time to be read. After a reading there is a pause
+#: so many times as long, but none that is longer than that, in seconds.
 SHARE = 4
 WAIT_MOST = 1.0
 
@@ -45,9 +45,10 @@ class Announcer:
         """:param send: called with a Message; by default it is cast."""
         self._send = send or self._cast
         self._reset()
+        # A worker has neither its parent's thread nor its locks.
+        os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self):
-        self._pid = os.getpid()
         self._changed = threading.Condition()
         self._waiting = changes_of.Changes()
         self._thread = None
@@ -60,8 +61,6 @@ class Announcer:
 
     def tell(self, changes):
         """Takes changes on; returns at once."""
-        if self._pid != os.getpid():
-            self._reset()
         with self._changed:
             self._waiting.merge(changes)
             if self._thread is None or not self._thread.is_alive():
@@ -110,9 +109,14 @@ class Announcer:
     def _all(self, what, changes):
         for message in _read(what, changes):
             self._numbers[message.key] += 1
-            self._send(message._replace(news=dict(
+            numbered = message._replace(news=dict(
                 message.news, version=SCHEMA_VERSION, key=message.key,
-                sender=self.sender, number=self._numbers[message.key])))
+                sender=self.sender, number=self._numbers[message.key]))
+            try:
+                self._send(numbered)
+            except Exception:
+                # Others are told all the same; a host sees the gap.
+                LOG.exception('%s is not told of a change', message.key)
 
     def _cast(self, message):
         if self._client is None:

@@ -13,13 +13,17 @@ write without objects. Neutron has none for these tables.
 """
 
 import collections
+import functools
 
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
+from oslo_log import log
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from networking_l2isolate.intent import query
+
+LOG = log.getLogger(__name__)
 
 _KEY = 'l2isolate_changes'
 _COMMITTED = 'l2isolate_committed'
@@ -185,7 +189,19 @@ def watch(tell):
     for event, hook in (('after_flush', after_flush),
                         ('after_commit', after_commit),
                         ('after_transaction_end', after_transaction_end)):
-        db_api.sqla_listen(orm.session.Session, event, hook)
+        db_api.sqla_listen(orm.session.Session, event, _harmless(hook))
+
+
+def _harmless(hook):
+    """A hook whose failure is nobody's request's."""
+    @functools.wraps(hook)
+    def run(*args):
+        try:
+            hook(*args)
+        except Exception:
+            LOG.exception('A change is not told; agents learn of it by their '
+                          'next sync')
+    return run
 
 
 def _values(thing, column):

@@ -33,6 +33,8 @@ def of_hosts(session, changes):
     :param session: inside a transaction in which nothing has been read
     :param changes: a changes.Changes
     """
+    if not (changes.ports or changes.networks or changes.subnets):
+        return
     read_at = objects.instant(query.clock(session, '').now)
     ports = {port_id: set(hosts) for port_id, hosts in changes.ports.items()}
     if changes.networks:

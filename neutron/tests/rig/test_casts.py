@@ -72,7 +72,10 @@ class CastsTest(unittest.TestCase):
         self.agent.up(port)
         cloud.wait_for(lambda: cloud.show('port', port)['status'] == 'ACTIVE',
                        'the port')
-        self.assertEqual(2, len(self.agent.news))
+        # What is told next comes next: nothing was told in between.
+        cloud.update('port', port, name='after')
+        self.caught_up('the name')
+        self.assertEqual(3, len(self.agent.news))
 
     def test_everything_of_a_port(self):
         port = self.ready()

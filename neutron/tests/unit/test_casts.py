@@ -4,6 +4,7 @@
 import random
 import threading
 import unittest
+from unittest import mock
 
 from neutron_lib.db import api as db_api
 
@@ -24,7 +25,8 @@ class CastsTest(unittest.TestCase):
     def setUpClass(cls):
         cls.db = database.set_up()
         cls.noted = []
-        changes.watch(cls.noted.append)
+        cls.tell = cls.noted.append
+        changes.watch(lambda noted: cls.tell(noted))
         cls.addClassCleanup(db_api.sqla_remove_all)
 
     def setUp(self):
@@ -332,6 +334,45 @@ class CastsTest(unittest.TestCase):
         self.assertEqual(['l2isolate-agent.hv1',
                           'l2isolate-group.' + self.group], keys)
         self.assertEqual(39, len(self.messages[0].news['ports']))
+
+    def test_a_request_does_not_fail_for_what_can_not_be_told(self):
+        port = self.port('10.252.0.5')
+        self.addCleanup(setattr, type(self), 'tell', self.noted.append)
+        # As a thread that can't be started.
+        type(self).tell = mock.Mock(side_effect=RuntimeError)
+        with self.assertLogs(changes.__name__, 'ERROR'), \
+                self.db.writing() as session:
+            self.get(session, query.Port, id=port).name = 'other'
+        type(self).tell.assert_called_once()
+        with self.db.reading() as session:
+            self.assertEqual(
+                'other', self.get(session, query.Port, id=port).name)
+
+    def test_one_that_can_not_be_told_takes_no_other_along(self):
+        for host in ('hv1', 'hv2'):
+            self.db.port(self.network, [], [], [(host,) + HERE[1:]])
+        del self.noted[:]
+        numbers = []
+
+        def send(message):
+            if message.key.endswith('hv1') and not numbers:
+                numbers.append(None)
+                raise RuntimeError
+            numbers.append((message.key, message.news['number']))
+
+        def change():
+            with self.db.writing() as session:
+                for port in session.query(query.Port):
+                    port.name += 'x'
+            teller.announce(self.noted.pop())
+
+        teller = announcer.Announcer(send)
+        with self.assertLogs(announcer.__name__, 'ERROR'):
+            change()
+        change()
+        self.assertEqual([None, ('l2isolate-agent.hv2', 1),
+                          ('l2isolate-agent.hv1', 2),
+                          ('l2isolate-agent.hv2', 2)], numbers)
 
     def test_messages_of_a_key_are_numbered(self):
         port = self.port('10.252.0.5')

@@ -102,6 +102,13 @@ impl Frr {
     fn run(&self, mut command: Command, input: Option<&str>) -> Result<Output, Failure> {
         let program = self.settings.vtysh.display();
         let output = process::run(&mut command, input).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                return Failure::new(
+                    FailureKind::Answer,
+                    format!("bgpd doesn't answer {program}: {error}"),
+                    "bgpd is stuck or overloaded: see its log",
+                );
+            }
             let kind = match error.kind() {
                 std::io::ErrorKind::NotFound => FailureKind::Absent,
                 std::io::ErrorKind::PermissionDenied => FailureKind::Permission,

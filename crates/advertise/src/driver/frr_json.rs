@@ -73,7 +73,7 @@ struct Item {
 #[derive(Deserialize)]
 struct AsPath {
     #[serde(default)]
-    length: u8,
+    length: u32,
 }
 
 #[derive(Deserialize)]
@@ -168,7 +168,10 @@ fn attributes(path: &Item) -> Attributes {
             "EGP" => Origin::Egp,
             _ => Origin::Incomplete,
         },
-        prepend: path.aspath.as_ref().map_or(0, |path| path.length),
+        prepend: path.aspath.as_ref().map_or(0, |path| {
+            // A path that some switch sends may be longer than any of ours.
+            u8::try_from(path.length).unwrap_or(u8::MAX)
+        }),
     }
 }
 
@@ -178,6 +181,11 @@ fn community(word: &str) -> Option<Community> {
         "internet" => Community(0, 0),
         "graceful-shutdown" => Community::GRACEFUL_SHUTDOWN,
         "accept-own" => Community(65535, 1),
+        "route-filter-translated-v4" => Community(65535, 2),
+        "route-filter-v4" => Community(65535, 3),
+        "route-filter-translated-v6" => Community(65535, 4),
+        "route-filter-v6" => Community(65535, 5),
+        "accept-own-nexthop" => Community(65535, 8),
         "llgr-stale" => Community(65535, 6),
         "no-llgr" => Community(65535, 7),
         "blackhole" => Community(65535, 666),
@@ -229,7 +237,9 @@ mod tests {
                 "local":{local},"community":{{"string":"graceful-shutdown 65001:20"}}}}"#
             )
         };
-        let (ours, learned) = (path(WEIGHT, true), path(0, false));
+        // What is learned may be longer than any path of ours.
+        let learned = path(0, false).replace(r#""length":1"#, r#""length":300"#);
+        let ours = path(WEIGHT, true);
         let array = format!(
             r#"{{"routes":{{"10.252.0.5/32":[{{"advertisedTo":{{"t1":{{}}}}}},{ours}],
             "10.252.0.6/32":[{{"advertisedTo":{{"t1":{{}}}}}},{learned}],

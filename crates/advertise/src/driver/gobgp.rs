@@ -148,11 +148,16 @@ async fn observe(mut client: Client) -> Result<Observed, Failure> {
                 continue;
             };
             for path in &destination.paths {
-                if path.identifier == IDENTIFIER {
-                    observed.rib.insert(prefix, attributes(path));
-                } else if matches!(path.neighbor_ip.as_str(), "" | "<nil>") {
-                    observed.foreign.insert(prefix, attributes(path));
+                // A neighbour's add-path identifier means nothing here.
+                if !matches!(path.neighbor_ip.as_str(), "" | "<nil>") {
+                    continue;
                 }
+                let whose = if path.identifier == IDENTIFIER {
+                    &mut observed.rib
+                } else {
+                    &mut observed.foreign
+                };
+                whose.insert(prefix, attributes(path));
             }
         }
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::memfd::{MFdFlags, memfd_create},
 };
@@ -86,10 +87,13 @@ fn read(child: &mut Child) -> io::Result<[String; 2]> {
         if err {
             fds.push(PollFd::new(stderr.as_fd(), PollFlags::POLLIN));
         }
-        poll(
+        match poll(
             &mut fds,
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-        )?;
+        ) {
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
         let ready = [
             out && ready.next().unwrap_or(false),

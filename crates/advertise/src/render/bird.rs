@@ -1,6 +1,6 @@
 //! `bird.conf`.
 
-use super::{BFD, Host, Page, RESTART, TIMERS, Way};
+use super::{BFD, Host, LLGR, Page, RESTART, TIMERS, Way};
 use crate::{
     Family,
     bird::{EXPORT, filter},
@@ -148,15 +148,16 @@ fn session(page: &mut Page, host: &Host, number: usize) {
     }
     if first {
         page.why(&format!(
-            "RFC 4724: switches keep our routes while BIRD restarts, for {RESTART} s; not longer, since\n\
-             a host that is dead looks the same to them. LLGR (RFC 9494), which would keep them, is\n\
-             for a switch's routes only: aware, not asked for."
+            "RFC 4724: switches keep our routes as they are while BIRD restarts, for {RESTART} s, then\n\
+             for {LLGR} s as the last choice (RFC 9494)."
         ));
     }
     page.line(format_args!(
         "graceful restart on; graceful restart time {RESTART};"
     ));
-    page.line("long lived graceful restart aware;");
+    page.line(format_args!(
+        "long lived graceful restart on; long lived stale time {LLGR};"
+    ));
     if host.bfd {
         if first {
             page.why(

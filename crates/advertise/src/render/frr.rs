@@ -1,6 +1,6 @@
 //! `frr.conf`.
 
-use super::{BFD, Host, Page, RESTART, TIMERS, Way};
+use super::{BFD, Host, LLGR, Page, RESTART, TIMERS, UPDATE_DELAY, Way};
 use crate::{
     Family,
     frr::{OWN, announce, policies},
@@ -142,7 +142,7 @@ fn router(page: &mut Page, host: &Host) {
     page.line("bgp bestpath as-path multipath-relax");
     page.why(&format!(
         "RFC 4724: forwarding goes on while bgpd restarts, for {RESTART} s, in which switches keep\n\
-         our routes; not longer, since a host that is dead looks the same to them without BFD."
+         our routes as they are."
     ));
     page.line("bgp graceful-restart");
     page.line("bgp graceful-restart preserve-fw-state");
@@ -152,16 +152,20 @@ fn router(page: &mut Page, host: &Host) {
          for six minutes.",
     );
     page.line("bgp graceful-restart select-defer-time 5");
-    if !host.bfd {
+    page.why(
+        "After a start bgpd first hears all switches out; otherwise its End-of-RIB may precede\n\
+         the guests' routes, and switches drop those that they kept, for 50 ms.",
+    );
+    let (delay, establish) = UPDATE_DELAY;
+    page.line(format_args!("update-delay {delay} {establish}"));
+    if host.knows(&[8, 2]) {
         page.why(
-            "No LLGR (RFC 9494): without BFD it would keep the routes of a host that is dead.",
+            "LLGR (RFC 9494): a daemon that takes longer keeps its routes as the last choice, so\n\
+             that whoever announces the guests from elsewhere is preferred.",
         );
-    } else if host.knows(&[8, 2]) {
-        page.why(
-            "LLGR (RFC 9494): a daemon that takes longer keeps its routes as the last choice. BFD\n\
-             ends that for a host that is dead.",
-        );
-        page.line("bgp long-lived-graceful-restart stale-time 300");
+        page.line(format_args!(
+            "bgp long-lived-graceful-restart stale-time {LLGR}"
+        ));
     } else {
         page.why("LLGR (RFC 9494) isn't known to this version.");
     }

@@ -8,8 +8,9 @@
 //! * Out goes what is this host's own, in come default routes: a host is no way
 //!   between its switches, whatever they send (RFC 9234 says it once more).
 //! * What a switch marks by GRACEFUL_SHUTDOWN is used last (RFC 8326).
-//! * A daemon that restarts keeps its routes (RFC 4724); a host that is dead
-//!   doesn't keep them for longer than [`RESTART`] seconds.
+//! * A daemon that restarts keeps its routes (RFC 4724) for [`RESTART`] seconds;
+//!   then they are the last choice for [`LLGR`] seconds, where the daemon can
+//!   ask for that (docs/adr/0009).
 
 mod bird;
 mod frr;
@@ -23,14 +24,22 @@ use std::{
 
 use crate::{Handover, driver};
 
-/// Seconds that switches keep the routes of a daemon that restarts. A daemon is
-/// back within two; a host that is dead attracts packets for no longer.
-const RESTART: u32 = 30;
+/// Seconds that neighbours keep the routes of a daemon that restarts as they are.
+/// A daemon is back within two; what takes longer is no restart.
+pub const RESTART: u32 = 30;
+/// Seconds that they then keep them as the last choice (RFC 9494): whoever
+/// announces the guests from elsewhere is preferred.
+pub const LLGR: u32 = 600;
+/// FRR's update-delay in seconds: how long bgpd waits at most for its neighbours'
+/// routes after a start before it sends its own, and how long for a neighbour.
+pub const UPDATE_DELAY: (u32, u32) = (3, 1);
 /// Hold time and keepalive in seconds: what finds a dead neighbour whose link
 /// is up, where BFD doesn't.
 const TIMERS: (u32, u32) = (9, 3);
-/// BFD's interval in milliseconds and the packets that may be lost in a row.
-const BFD: (u32, u32) = (100, 3);
+/// BFD's interval in milliseconds and so many packets that are missing in a row:
+/// 800 ms. Software on a busy machine can't do with much less; switches whose
+/// hardware speaks BFD can.
+pub const BFD: (u32, u32) = (200, 4);
 
 /// Which daemon the configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,7 +31,10 @@ use l2isolate_advertise::{
     driver::{Daemon, Failure, Kernel, Observed, Peer},
 };
 use l2isolate_model::announce::Community;
-use l2isolate_plan::announce::{AnnounceRules, Drain, Owner, plan};
+use l2isolate_plan::{
+    Owner,
+    announce::{AnnounceRules, Drain, plan},
+};
 use l2isolate_reconcile::{Change, Reconciler};
 use tracing::{debug, error, info, warn};
 
@@ -121,8 +124,12 @@ impl Announcer {
         };
         let drain_file = DrainFile::below(&config.state_directory);
         let drained = drain_file.read().unwrap_or_else(|problem| {
-            error!(%problem, "whether this host is drained isn't known; taken for not drained");
-            None
+            // Nothing is lost by a drain, and somebody has asked for one.
+            error!(%problem, "how this host is drained isn't known; taken for drained, `l2isolate undrain` ends it");
+            Some(Drained {
+                prepend: 0,
+                since: Timestamp::now(),
+            })
         });
         Ok(Self {
             way: config.advertise,
@@ -340,9 +347,8 @@ impl Announcer {
         if !self.asking.is_empty() {
             self.look = now;
         }
-        let answer = self.verification();
         for reply in std::mem::take(&mut self.asked) {
-            let answer = serde_json::to_value(&answer);
+            let answer = serde_json::to_value(self.verification());
             let answer = answer.map_or_else(|e| Answer::Error(e.to_string()), Answer::Ok);
             // Who has gone needs no answer.
             let _ = reply.send(answer);

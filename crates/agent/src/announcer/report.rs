@@ -111,7 +111,10 @@ pub(crate) struct VerifyReport {
     pub(crate) daemon_ms: f64,
     /// Both.
     pub(crate) verify_ms: f64,
-    /// All there is to say.
+    /// What isn't as the intent wants it anywhere: in the kernel, the firewall,
+    /// what guests are told, the daemon. As `status` counts them.
+    pub(crate) differences: usize,
+    /// All there is to say of announcing.
     pub(crate) advertise: AdvertiseReport,
 }
 
@@ -124,6 +127,7 @@ impl Announcer {
             kernel_ms: self.kernel_ms,
             daemon_ms,
             verify_ms: self.kernel_ms + daemon_ms,
+            differences: advertise.differences,
             advertise,
         }
     }

@@ -7,6 +7,7 @@ use super::{print, status::announcing, well};
 use crate::{
     announcer::report::VerifyReport,
     control::{Request, client},
+    report::StatusReport,
 };
 
 /// Has the agent compare.
@@ -14,11 +15,15 @@ use crate::{
 /// # Errors
 /// No agent answers, or it has no daemon to ask.
 pub(crate) fn run(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let report: VerifyReport = client::ask(socket, Request::Verify)?;
+    let mut report: VerifyReport = client::ask(socket, Request::Verify)?;
+    // What is to be announced is what is in the kernel: what should be there and
+    // isn't, the status knows.
+    let status: StatusReport = client::ask(socket, Request::Status)?;
+    report.differences = status.differences;
     print(&report, json, text)?;
     let advertise = &report.advertise;
     let sound = advertise.away.is_none() && advertise.problems.is_empty();
-    Ok(well(sound && advertise.differences == 0))
+    Ok(well(sound && report.differences == 0))
 }
 
 fn text(report: &VerifyReport) -> String {
@@ -36,7 +41,7 @@ fn text(report: &VerifyReport) -> String {
         out,
         "{:<13}{}",
         "differences",
-        match report.advertise.differences {
+        match report.differences {
             0 => "none".to_owned(),
             n => format!("{n}, see `l2isolate diff`"),
         }

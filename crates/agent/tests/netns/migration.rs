@@ -1,19 +1,26 @@
 //! A guest that arrives by live migration: from when on it is announced.
 
-use crate::harness::Host;
+use crate::harness::{Guest, Host, Port};
+
+/// A host with a guest that is expected and hasn't said anything, and its port.
+fn expecting() -> (Host, Guest, Port) {
+    let mut host = Host::new();
+    let one = host.paused_guest(1);
+    let incoming = one.port.bound("incoming");
+    host.write(&incoming);
+    host.start();
+    host.wired(&[&incoming]);
+    (host, one, incoming)
+}
 
 /// The guest's first frame makes it live, before the control plane knows: its
 /// routes come, and it is reached. What it was is not forgotten by an agent that
 /// is killed, and the control plane's word then changes nothing.
 #[test]
 fn a_guest_is_live_from_its_first_frame() {
-    let mut host = Host::new();
-    let one = host.paused_guest(1);
+    let (mut host, one, incoming) = expecting();
     let two = host.guest(2);
-    let incoming = one.port.bound("incoming");
-    host.write(&incoming);
     host.write(&two.port);
-    host.start();
     host.wired(&[&incoming, &two.port]);
     assert!(two.misses(&one.port.v4()), "attracted before it is here");
 
@@ -37,12 +44,7 @@ fn a_guest_is_live_from_its_first_frame() {
 /// guest's own still does.
 #[test]
 fn a_stranger_on_the_tap_is_no_arrival() {
-    let mut host = Host::new();
-    let one = host.paused_guest(1);
-    let incoming = one.port.bound("incoming");
-    host.write(&incoming);
-    host.start();
-    host.wired(&[&incoming]);
+    let (host, one, incoming) = expecting();
     one.ip("link set eth0 address 02:00:00:00:99:99");
     one.ip("link set eth0 up");
     host.until("the stranger is named", || {
@@ -58,12 +60,7 @@ fn a_stranger_on_the_tap_is_no_arrival() {
 /// migration that failed and is tried again, is expected anew.
 #[test]
 fn a_new_tap_expects_its_guest_anew() {
-    let mut host = Host::new();
-    let one = host.paused_guest(1);
-    let incoming = one.port.bound("incoming");
-    host.write(&incoming);
-    host.start();
-    host.wired(&[&incoming]);
+    let (host, one, incoming) = expecting();
     one.set_up();
     host.wired(&[&incoming.seen()]);
     host.ip(&format!("link del {}", one.port.tap()));
@@ -77,13 +74,9 @@ fn a_new_tap_expects_its_guest_anew() {
 /// it what was seen.
 #[test]
 fn what_is_called_off_leaves_nothing() {
-    let mut host = Host::new();
-    let one = host.paused_guest(1);
+    let (mut host, one, incoming) = expecting();
     let two = host.guest(2);
-    let incoming = one.port.bound("incoming");
-    host.write(&incoming);
     host.write(&two.port);
-    host.start();
     one.set_up();
     host.wired(&[&incoming.seen(), &two.port]);
     host.remove(&one.port);

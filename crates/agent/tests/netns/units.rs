@@ -54,6 +54,13 @@ fn systemd_understands_the_units() {
         assert!(help.contains(file), "{name}: {help}");
         assert_eq!(path, "/etc/l2isolate/l2isolate.conf", "{name}");
     }
+    // ProtectSystem makes /etc read-only, where bird_file is by default.
+    let sample = include_str!("../../../../docs/l2isolate.conf.sample");
+    assert!(sample.contains("#bird_file = /etc/bird/"));
+    assert_eq!(
+        words(&unit("l2isolate.service"), "ReadWritePaths"),
+        ["-/etc/bird"]
+    );
     // The agent's end isn't dnsmasq's.
     assert_eq!(words(&unit("l2isolate.service"), "KillMode"), ["process"]);
 }

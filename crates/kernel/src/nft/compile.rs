@@ -458,7 +458,9 @@ fn transport(
             let (source, destination) = bytes.split_at_checked(2)?;
             Some((Term::Ports(port(source)?, port(destination)?), 2))
         }
-        (GIADDR, 4, [E::Compare(op::NEQ, _), ..]) => Some((Term::Relayed, 2)),
+        (GIADDR, 4, [E::Compare(op::NEQ, none), ..]) if none.iter().all(|byte| *byte == 0) => {
+            Some((Term::Relayed, 2))
+        }
         (0, 1, [E::Compare(op::GTE, first), E::Compare(op::LTE, last), ..]) => {
             match (first.as_slice(), last.as_slice()) {
                 ([first], [last]) => Some((Term::IcmpTypes(family?, *first, *last), 3)),

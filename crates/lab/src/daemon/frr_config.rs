@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use l2isolate_advertise::{
     self as advertise,
     frr::{OWN, announce},
+    render::UPDATE_DELAY,
 };
 
 use super::{
@@ -130,6 +131,15 @@ fn instance(out: &mut String, node: &Node) {
          timers bgp 3 9\n",
         node.asn, node.loopback4
     );
+    if node.role == Role::Hypervisor {
+        let (delay, establish) = UPDATE_DELAY;
+        let _ = write!(
+            out,
+            " ! After a start bgpd first hears all neighbours out; otherwise its End-of-RIB may\n \
+             ! precede the guests' routes, and ToRs drop those that they kept, for 50 ms.\n \
+             update-delay {delay} {establish}\n"
+        );
+    }
 }
 
 /// What is said of all neighbours of one role.

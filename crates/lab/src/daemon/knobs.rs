@@ -1,17 +1,13 @@
 //! Numbers that both flavours' configurations share.
 
+use l2isolate_advertise::render::BFD;
+
 use crate::topology::{Options, Role};
 
-/// Milliseconds between two BFD packets. Software on a busy machine can't do
-/// with much less; switches whose hardware speaks BFD can.
-pub(super) const BFD_MS: u32 = 200;
-/// So many BFD packets missing are a dead neighbour: 800 ms.
-pub(super) const BFD_MULTIPLIER: u32 = 4;
-/// Seconds that a neighbour's routes stay as they are while its daemon restarts.
-/// What takes longer is no restart.
-pub(super) const RESTART_S: u32 = 30;
-/// Seconds that they then stay as the last choice (RFC 9494).
-pub(super) const LLGR_S: u32 = 600;
+/// As operators' hypervisors have them.
+pub(super) use l2isolate_advertise::render::{LLGR as LLGR_S, RESTART as RESTART_S};
+pub(super) const BFD_MS: u32 = BFD.0;
+pub(super) const BFD_MULTIPLIER: u32 = BFD.1;
 /// Prefixes of one family that a hypervisor may announce.
 const HOST_PREFIXES: u32 = 4_096;
 /// Prefixes of one family that a switch may announce to another one where the

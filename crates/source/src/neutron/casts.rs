@@ -15,7 +15,7 @@ use l2isolate_model::{
     document::{Object, ObjectId},
     intent::Change,
 };
-use l2isolate_oslo::Cast;
+use l2isolate_oslo::{Cast, Version};
 use serde_json::{Map, Value};
 
 use super::{
@@ -34,22 +34,24 @@ const SPREAD: Duration = Duration::from_millis(800);
 const SPREAD_OF_MEMBER: Duration = Duration::from_millis(1);
 /// What casts say of a port's status may be older than a report of this age.
 const REPORTED: Duration = Duration::from_secs(2);
-/// So many senders and keys are remembered.
+/// So many senders are remembered.
 const SENDERS: usize = 20_000;
+/// Version of the method that servers call.
+const METHOD: Version = Version::new(1, 0);
 
-/// How many messages each sender has sent to each key.
+/// How many messages each sender has sent to this host. (What is told of groups
+/// says by its digest whether something was left out.)
 #[derive(Debug, Default)]
-pub(super) struct Numbers(BTreeMap<(String, String), u64>);
+pub(super) struct Numbers(BTreeMap<String, u64>);
 
 impl Numbers {
     /// Whether one was left out before this.
-    fn gap(&mut self, key: &str, sender: &str, number: u64) -> bool {
-        let known = (key.to_owned(), sender.to_owned());
-        let Some(last) = self.0.get_mut(&known) else {
+    fn gap(&mut self, sender: &str, number: u64) -> bool {
+        let Some(last) = self.0.get_mut(sender) else {
             if self.0.len() >= SENDERS {
                 self.0.clear();
             }
-            self.0.insert(known, number);
+            self.0.insert(sender.to_owned(), number);
             return false;
         };
         let gap = number > last.saturating_add(1);
@@ -100,7 +102,8 @@ impl Worker {
         if !std::mem::take(&mut self.stale) {
             return;
         }
-        let named = self.groups.named();
+        let used = self.devices.groups().cloned().map(ObjectId::Group);
+        let named = self.groups.named(&used.collect());
         let groups = self.ledger.groups().chain(self.doubts.all()).chain(&named);
         let mut keys: BTreeSet<String> = groups.filter_map(key).collect();
         for id in &named {
@@ -140,8 +143,8 @@ impl Worker {
 
     /// Takes a cast in.
     pub(super) fn take_cast(&mut self, mut cast: Cast) {
-        if cast.method != "changed" {
-            tracing::debug!(cast.method, "a cast that this agent doesn't know");
+        if cast.method != "changed" || !METHOD.serves(cast.version) {
+            tracing::debug!(cast.method, version = %cast.version, "a cast that this agent doesn't know");
             return;
         }
         let news = cast.arguments.remove("news").unwrap_or_default();
@@ -155,13 +158,21 @@ impl Worker {
         let now = Instant::now();
         tracing::debug!(key, news.number, "told by Neutron");
         self.contact.casts += 1;
-        let gap = self.numbers.gap(key, &news.sender, news.number);
-        if gap && key == host_key(&self.host) {
+        let own = key == host_key(&self.host);
+        if own && self.numbers.gap(&news.sender, news.number) {
             tracing::info!("a cast was lost; asking Neutron for what differs");
             self.schedule.want(now + soon(0), Why::Gap);
         }
         news.objects
             .retain(|(id, change, _)| !self.must_wait(now, id, change));
+        // A status comes with its port, and isn't newer than that.
+        for (id, _, stamp) in &news.objects {
+            if let (ObjectId::Port(port), Some(stamp)) = (id, stamp)
+                && self.ledger.was_read_after(id, stamp.read_at)
+            {
+                news.statuses.remove(port);
+            }
+        }
         let in_use = |id: &_| self.devices.in_use(id);
         let (changes, doubts) = self.ledger.hear(now, news.objects, news.gone, in_use);
         self.take_changes(changes, &BTreeMap::new());
@@ -272,10 +283,9 @@ mod tests {
             ("a", 11, false),
             ("b", 3, true),
         ] {
-            assert_eq!(numbers.gap("k", sender, number), gap, "{sender} {number}");
+            assert_eq!(numbers.gap(sender, number), gap, "{sender} {number}");
         }
-        assert!(!numbers.gap("other", "a", 20));
         numbers.clear();
-        assert!(!numbers.gap("k", "a", 20));
+        assert!(!numbers.gap("a", 20));
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use l2isolate_model::{
-    IfName, PortId,
+    GroupId, IfName, PortId,
     port::{BindingState, Port},
 };
 
@@ -56,6 +56,7 @@ pub(crate) struct Devices {
 #[derive(Debug)]
 struct Device {
     tap: IfName,
+    groups: Vec<GroupId>,
     binding: BindingState,
     admin_up: bool,
     status: Option<Status>,
@@ -101,6 +102,11 @@ impl Devices {
         }
     }
 
+    /// The groups that ports here have.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &GroupId> {
+        self.ports.values().flat_map(|device| &device.groups)
+    }
+
     /// What is wanted of a port; none: it has nothing to do with this host any
     /// more.
     pub(crate) fn set_port(&mut self, id: &PortId, port: Option<&Port>) {
@@ -115,6 +121,7 @@ impl Devices {
         };
         let device = self.ports.entry(id.clone()).or_insert_with(|| Device {
             tap: port.tap,
+            groups: Vec::new(),
             binding: port.binding.state,
             admin_up: port.admin_state_up,
             status: None,
@@ -129,6 +136,7 @@ impl Devices {
             device.told = None;
         }
         device.tap = port.tap;
+        device.groups.clone_from(&port.groups);
         device.binding = port.binding.state;
         device.admin_up = port.admin_state_up;
         self.by_tap.insert(port.tap, id.clone());

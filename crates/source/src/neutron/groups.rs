@@ -101,9 +101,11 @@ impl Groups {
         self.0.remove(id);
     }
 
-    /// Groups and address groups that the rules of groups name.
-    pub(crate) fn named(&self) -> BTreeSet<ObjectId> {
-        let rules = self.0.values().filter_map(|held| held.fields.get("rules"));
+    /// Groups and address groups that the rules of groups in use name. Of those
+    /// that are only named the rules are nobody's here.
+    pub(crate) fn named(&self, in_use: &BTreeSet<ObjectId>) -> BTreeSet<ObjectId> {
+        let held = in_use.iter().filter_map(|id| self.0.get(id));
+        let rules = held.filter_map(|held| held.fields.get("rules"));
         let rules = rules.filter_map(Value::as_array).flatten();
         let named = rules.flat_map(|rule| {
             let id = |list, field| {
@@ -124,6 +126,8 @@ impl Groups {
             return Outcome::Doubtful(0);
         };
         let before = held.digest();
+        // What is held was handed out only if it ended where it should.
+        let handed_out = before == held.newest.digest;
         for element in told.removed {
             if held.elements.remove(&element) {
                 held.sum = held.sum.wrapping_sub(share(&element));
@@ -150,7 +154,7 @@ impl Groups {
         if now != held.newest.digest {
             return Outcome::Doubtful(held.elements.len());
         }
-        if now == before {
+        if handed_out && now == before {
             return Outcome::Same;
         }
         let mut object = held.fields.clone();
@@ -289,6 +293,29 @@ mod tests {
         }
     }
 
+    /// What was put in while something was missing is handed out once it fits,
+    /// also when it is the later message that takes out what was missing.
+    #[test]
+    fn what_is_right_after_a_doubt_is_handed_out() {
+        let mut held = groups();
+        let told = difference(stamp(2, "h", &[A, B, "c "]), &["c "], &[]);
+        assert_eq!(held.apply(told), Outcome::Doubtful(2));
+        let told = difference(stamp(3, "h", &[A, "c "]), &[], &[B]);
+        let outcome = members(held.apply(told.clone()));
+        assert_eq!(outcome.as_array().unwrap().len(), 2);
+        assert_eq!(held.apply(told), Outcome::Same);
+    }
+
+    /// Only rules of groups that ports here have matter: whom others name nobody
+    /// asks for.
+    #[test]
+    fn rules_of_groups_that_are_only_named_name_nobody() {
+        let groups = groups();
+        assert_eq!(groups.named(&BTreeSet::from([id()])).len(), 2);
+        let other = ObjectId::in_list("groups", "other").unwrap();
+        assert!(groups.named(&BTreeSet::from([other])).is_empty());
+    }
+
     #[test]
     fn what_is_missing_is_noticed() {
         let mut held = groups();
@@ -310,7 +337,12 @@ mod tests {
     #[test]
     fn rules_are_replaced_by_newer_ones_only() {
         let mut groups = groups();
-        let named: Vec<_> = groups.named().iter().map(ToString::to_string).collect();
+        let used = BTreeSet::from([id()]);
+        let named: Vec<_> = groups
+            .named(&used)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(named, ["group r", "address group a"]);
         let mut told = difference(stamp(3, "new", &[A]), &[], &[]);
         told.fields = Some(fields(json!({"id": "g", "rules": []})));
@@ -318,7 +350,7 @@ mod tests {
             panic!();
         };
         assert_eq!(object["rules"], json!([]));
-        assert!(groups.named().is_empty());
+        assert!(groups.named(&used).is_empty());
         let mut old = difference(stamp(2, "old", &[A]), &[], &[]);
         old.fields = Some(fields(json!({"id": "g", "rules": [{"remote_group": "r"}]})));
         assert_eq!(groups.apply(old), Outcome::Same);

@@ -27,6 +27,9 @@ pub(crate) struct Ledger {
     /// What casts said is gone, and when that was read: an answer that was read
     /// before brings it not back.
     ended: BTreeMap<ObjectId, Timestamp>,
+    /// When the last whole answer was read: what a cast read before, and that
+    /// answer doesn't have, may be gone.
+    floor: Timestamp,
     /// How many of them are ports.
     ports: usize,
     pub(crate) guard: Guard,
@@ -52,6 +55,7 @@ impl Ledger {
             ports: known.keys().filter(|id| is_port(id)).count(),
             known,
             ended: BTreeMap::new(),
+            floor: Timestamp::MIN,
             guard: Guard::new(grace, window),
         }
     }
@@ -111,8 +115,15 @@ impl Ledger {
             }
             self.end(now, unused, gone, &mut told);
             self.ended.retain(|_, ended| *ended >= reply.read_at);
+            self.floor = self.floor.max(reply.read_at);
         }
         told
+    }
+
+    /// Whether what is known of an object was read later than that.
+    pub(crate) fn was_read_after(&self, id: &ObjectId, at: Timestamp) -> bool {
+        let known = self.known.get(id).and_then(Option::as_ref);
+        known.is_some_and(|known| known.read_at > at)
     }
 
     /// Takes in what was cast; returns beside what it changes what is to be
@@ -135,7 +146,10 @@ impl Ledger {
             let newer = match &known {
                 Some(Some(known)) => new.read_at > known.read_at,
                 Some(None) => false,
-                None => self.ended.get(&id).is_none_or(|at| new.read_at > *at),
+                None => {
+                    let ended = self.ended.get(&id).copied();
+                    new.read_at > ended.map_or(self.floor, |at| at.max(self.floor))
+                }
             };
             match known {
                 Some(Some(known)) if known.digest == new.digest => {

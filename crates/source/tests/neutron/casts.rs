@@ -119,15 +119,17 @@ fn casts_that_make_no_sense() {
         json!({"changed": {"groups": [{}, 7, {"id": "g", "digest": 1}]}}),
         json!({"gone": {"ports": [{}, {"id": "p"}, null]}}),
         json!({"ports": [{"id": port_id(1)}, {"mac": "x"}]}),
+        json!({"version": 2, "ports": [told(port(3))]}),
     ]
     .into_iter()
     .enumerate()
     {
         rig.cast(HOST, number as u64 + 1, news);
     }
-    rig.cast(HOST, 5, json!({"ports": [told(port(2))]}));
+    rig.cast(HOST, 6, json!({"ports": [told(port(2))]}));
     rig.until("the next one is heard", |rig| {
         rig.objects.contains_key(&id(2))
     });
+    assert!(!rig.objects.contains_key(&id(3)), "of another version");
     assert!(rig.is_available());
 }

@@ -197,7 +197,9 @@ impl Rig {
 
     /// Tells agents something unasked, as the server's driver does.
     pub(crate) fn cast(&self, key: &str, number: u64, mut news: Value) {
-        news["version"] = json!(1);
+        if news.get("version").is_none() {
+            news["version"] = json!(1);
+        }
         news["key"] = json!(key);
         news["sender"] = json!("test");
         news["number"] = json!(number);

@@ -5,6 +5,8 @@ mod rig;
 
 use l2isolate_advertise::render::{Flavour, Way};
 use rig::Rig;
+
+use crate::harness::Port;
 use serde_json::Value;
 
 fn advertise(rig: &Rig) -> Value {
@@ -50,7 +52,7 @@ fn ports_are_announced_and_kept_announced(flavour: Flavour, by_hand: &[&str]) {
     });
     rig.announced(&[&one.port, &two.port], false);
 
-    // Withdrawn with its port, and with its tap's carrier.
+    // Withdrawn with its port.
     rig.host.remove(&two.port);
     rig.announced(&[&one.port], false);
     let verified = rig.command(&["verify", "--json"]);
@@ -62,6 +64,22 @@ fn ports_are_announced_and_kept_announced(flavour: Flavour, by_hand: &[&str]) {
     let shown = rig.command(&["status"]);
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("up1: Established"), "{shown}");
+
+    // A port that can't be wired isn't announced, and no verification passes it.
+    rig.host
+        .ip("link add link up0 name tap-small type macvlan mode bridge");
+    let small = Port::new(3).with("tap", "tap-small").with("mtu", 9000);
+    rig.host.write(&small);
+    rig.host.until("the verification fails", || {
+        rig.command(&["verify"]).status.code() == Some(2)
+    });
+    rig.host.remove(&small);
+
+    // Withdrawn with its tap's carrier, and there again with it.
+    one.pause();
+    rig.announced(&[], false);
+    one.set_up();
+    rig.announced(&[&one.port], false);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) fn measure(bench: &Bench<'_>, announce: Option<f64>) -> Result<(Flavo
     let undisturbed = bench.during("undisturbed", || process::sleep(SETTLE))?;
     let drain = bench.during("ToR drained, off, on", || {
         let cycle = maintenance::cycle(lab, tor, CONVERGENCE)?;
-        if cycle.before == 0 || cycle.drained > 0 || cycle.after == 0 {
+        if cycle.before == 0 || cycle.drained > 0 || cycle.back > 0 || cycle.after == 0 {
             let reason = format!("{tor} wasn't drained, or carried nothing: {cycle:?}");
             return Err(Error::Program(reason));
         }

@@ -1,0 +1,75 @@
+//! What the engine tells the announcer, and what it tells the kernel again for a
+//! routing daemon's sake.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use l2isolate_model::{IfName, desired::Key};
+use l2isolate_plan::Owner;
+use tracing::warn;
+
+use super::Engine;
+
+impl Engine {
+    /// The tap has got its carrier: a guest is there. Routing daemons were told
+    /// of its routes as of routes without carrier, which BIRD doesn't learn, and
+    /// the kernel tells nobody that this has changed. So the routes count as
+    /// not in place, and are told again by being set again.
+    pub(super) fn retell(&mut self, tap: IfName) {
+        let metric = self.config.route_metric;
+        let owner = Owner::Tap(tap);
+        let wanted = self.reconciler.wanted_by(&owner);
+        let announced = |key: &&Key| matches!(key, Key::Route(_, m) if *m == metric);
+        let routes: Vec<Key> = wanted.filter(announced).copied().collect();
+        for key in routes {
+            self.reconciler.redo(&key);
+        }
+    }
+
+    /// Has announced what is routed now, and tells routes again that a routing
+    /// daemon missed.
+    pub(super) fn announce(&mut self) {
+        let Some(mut announcer) = self.announcer.take() else {
+            return;
+        };
+        let host = self.routed(&Owner::Host);
+        announcer.routed(Owner::Host, host);
+        for tap in std::mem::take(&mut self.rerouted) {
+            // A route without carrier leads to nobody.
+            let routed = match self.taps.get(&tap).is_some_and(|tap| tap.carrier) {
+                true => self.routed(&Owner::Tap(tap)),
+                false => BTreeSet::new(),
+            };
+            announcer.routed(Owner::Tap(tap), routed);
+        }
+        let metric = self.config.route_metric;
+        let observed = self.reconciler.observed();
+        let missed =
+            announcer.converge(|prefix| observed.contains_key(&Key::Route(prefix, metric)));
+        if !missed.is_empty() {
+            warn!(
+                prefixes = missed.len(),
+                "the routing daemon missed routes; they are set again"
+            );
+            for prefix in missed {
+                self.reconciler.redo(&Key::Route(prefix, metric));
+            }
+            self.unfinished = true;
+        }
+        self.announcer = Some(announcer);
+    }
+
+    /// The prefixes of an owner that are routed as it wants them.
+    pub(super) fn routed(&self, owner: &Owner) -> BTreeSet<IpNet> {
+        let metric = self.config.route_metric;
+        let wanted = self.reconciler.wanted_by(owner);
+        let in_place = wanted.filter_map(|key| match key {
+            Key::Route(prefix, m) if *m == metric => {
+                let is = self.reconciler.observed().get(key);
+                (is.is_some() && is == self.reconciler.wanted(key)).then_some(*prefix)
+            }
+            _ => None,
+        });
+        in_place.collect()
+    }
+}
