@@ -9,7 +9,8 @@ use crate::{Family, Handover};
 /// `protocol kernel` with `learn`.
 ///
 /// Learned routes get a preference above BGP's 100: a guest that is here is
-/// announced from here, also while another host announces it.
+/// announced from here, also while another host announces it. One that leaves by
+/// live migration is announced as the last choice (RFC 8326).
 #[must_use]
 pub fn filter(handover: &Handover, family: Family) -> String {
     let Handover {
@@ -24,11 +25,13 @@ pub fn filter(handover: &Handover, family: Family) -> String {
     if sets.is_empty() {
         let _ = writeln!(out, "  reject;");
     } else {
+        let (leaving, sets) = (handover.leaving(), sets.join(", "));
         let _ = write!(
             out,
-            "  if krt_source = {protocol} && krt_metric = {metric} && net ~ [ {} ] then {{\n    \
-             preference = 200;\n    accept;\n  }}\n  reject;\n",
-            sets.join(", ")
+            "  if krt_source = {protocol} && krt_metric = {metric} && net ~ [ {sets} ] then {{\n    \
+             preference = 200;\n    accept;\n  }}\n  \
+             if krt_source = {protocol} && krt_metric = {leaving} && net ~ [ {sets} ] then {{\n    \
+             bgp_community.add((65535,0));\n    preference = 200;\n    accept;\n  }}\n  reject;\n"
         );
     }
     out + "}\n"

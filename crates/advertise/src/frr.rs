@@ -40,8 +40,12 @@ pub fn policies(handover: &Handover) -> String {
         let _ = write!(
             out,
             "route-map {map} permit 10\n match {word} address prefix-list {list}\n \
-             match metric {}\n set metric 0\n set origin igp\nexit\n",
-            handover.metric
+             match metric {}\n set metric 0\n set origin igp\nexit\n\
+             route-map {map} permit 20\n match {word} address prefix-list {list}\n \
+             match metric {}\n set metric 0\n set origin igp\n \
+             set community graceful-shutdown\nexit\n",
+            handover.metric,
+            handover.leaving()
         );
         if handover.prefixes(family).next().is_none() {
             // A list that isn't there would match everything.

@@ -30,7 +30,8 @@ use ipnet::IpNet;
 pub struct Handover {
     /// The agent's `route_protocol`.
     pub protocol: u8,
-    /// The agent's `route_metric`.
+    /// The agent's `route_metric`. One more is the metric of guests that leave by
+    /// live migration ([`Self::leaving`]).
     pub metric: u32,
     /// Prefixes from which guests have addresses, both families.
     pub guests: Vec<IpNet>,
@@ -78,6 +79,14 @@ impl Family {
 }
 
 impl Handover {
+    /// Metric of guests that leave by live migration: announced with
+    /// `GRACEFUL_SHUTDOWN` (RFC 8326), since they are announced from elsewhere
+    /// soon.
+    #[must_use]
+    pub const fn leaving(&self) -> u32 {
+        self.metric.saturating_add(1)
+    }
+
     /// Guests' and loopbacks' prefixes of one family.
     fn prefixes(&self, family: Family) -> impl Iterator<Item = &IpNet> {
         self.guests

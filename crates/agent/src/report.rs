@@ -381,10 +381,15 @@ pub(crate) fn status(
     for (id, entry) in engine.intent().ports() {
         *by_state.entry(port(engine, id, entry).state).or_default() += 1;
     }
-    let metric = engine.config().route_metric;
-    let announced = engine.reconciler().observed().iter().filter(|(key, value)| {
-        matches!((key, value), (Key::Route(_, m), Value::Route(Target::Device(_))) if *m == metric)
-    });
+    let standing = |metric| engine.config().standing(metric);
+    let announced = engine
+        .reconciler()
+        .observed()
+        .iter()
+        .filter(|(key, value)| {
+            matches!((key, value), (Key::Route(_, m), Value::Route(Target::Device(_)))
+            if standing(*m).is_some())
+        });
     let loopbacks = engine.config().loopbacks.len();
     let observed = engine.reconciler().observed();
     let unavailable = observed.iter().filter_map(|(key, value)| {

@@ -141,7 +141,16 @@ impl Kernel {
     ) -> Result<Vec<Request>, ApplyError> {
         let request = match *key {
             Key::Route(prefix, metric) => {
-                Some(encode::delete_route((prefix, metric), self.config.protocol))
+                let (slot, protocol) = ((prefix, metric), self.config.protocol);
+                let delete = encode::delete_route(slot, protocol);
+                // BIRD passes over what is said of a route without carrier, also
+                // that it goes: it would announce it until its next scan.
+                if self.mirror.leads_to_nobody(slot) {
+                    let target = Target::Unreachable;
+                    let first = encode::set_route(slot, target, None, protocol);
+                    return Ok(vec![first, delete]);
+                }
+                Some(delete)
             }
             // The kernel deletes these whoever made them, so it's asked first.
             Key::Address(tap, net) => match self.mirror.index(tap) {

@@ -98,6 +98,15 @@ impl Mirror {
             .map(|device| (device.name, &device.tap))
     }
 
+    /// Whether ours leads out of a device that is up and has no carrier.
+    pub(crate) fn leads_to_nobody(&self, slot: Slot) -> bool {
+        let leads = self.routes.get(&slot).copied();
+        let device = leads.and_then(Leads::device);
+        device
+            .and_then(|index| self.devices.get(&index))
+            .is_some_and(|device| device.tap.up && !device.tap.carrier)
+    }
+
     /// Whether ours has to make room when the place is set.
     pub(crate) fn contested(&self, slot: Slot) -> bool {
         self.contested.contains(&slot)

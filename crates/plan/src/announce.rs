@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use l2isolate_model::announce::{Announcements, Attributes, Community};
 use l2isolate_reconcile::Rules;
 
-use crate::Owner;
+use crate::{Owner, Standing};
 
 /// The host is to be left by whoever has another way (RFC 8326).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,24 +19,30 @@ pub struct Drain {
 }
 
 /// Plans what one owner's prefixes, those that are routed here now, are
-/// announced with.
+/// announced with. `leaving`: what is said more of guests that leave by live
+/// migration; the host as a whole may be drained beside that.
 #[must_use]
 pub fn plan(
-    routed: impl IntoIterator<Item = IpNet>,
+    routed: impl IntoIterator<Item = (IpNet, Standing)>,
     communities: &[Community],
     drain: Option<Drain>,
+    leaving: Drain,
 ) -> Announcements {
-    let mut attributes = Attributes {
-        communities: communities.iter().copied().collect(),
-        ..Attributes::default()
+    let attributes = |standing| {
+        let mut attributes = Attributes {
+            communities: communities.iter().copied().collect(),
+            ..Attributes::default()
+        };
+        let leaving = (standing == Standing::Leaving).then_some(leaving);
+        for Drain { prepend } in drain.into_iter().chain(leaving) {
+            attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
+            attributes.prepend = attributes.prepend.max(prepend);
+        }
+        attributes
     };
-    if let Some(Drain { prepend }) = drain {
-        attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
-        attributes.prepend = prepend;
-    }
     routed
         .into_iter()
-        .map(|prefix| (prefix, attributes.clone()))
+        .map(|(prefix, standing)| (prefix, attributes(standing)))
         .collect()
 }
 
@@ -83,8 +89,10 @@ mod tests {
             .map(|text| text.parse().unwrap())
             .to_vec();
         let usual = [Community(65001, 20)];
-        let before = plan(prefixes.clone(), &usual, None);
-        let drained = plan(prefixes.clone(), &usual, Some(Drain { prepend: 3 }));
+        let here = || prefixes.iter().map(|prefix| (*prefix, Standing::Here));
+        let leaving = Drain::default();
+        let before = plan(here(), &usual, None, leaving);
+        let drained = plan(here(), &usual, Some(Drain { prepend: 3 }), leaving);
         assert!(before.keys().eq(drained.keys()) && before.keys().eq(prefixes.iter()));
         for (prefix, attributes) in &drained {
             assert!(attributes.graceful_shutdown());
@@ -92,5 +100,22 @@ mod tests {
             assert_eq!(attributes.prepend, 3);
             assert!(!before[prefix].graceful_shutdown());
         }
+    }
+
+    // One guest that leaves is nobody else's affair, and a drain of the host
+    // takes nothing of its mark away.
+    #[test]
+    fn who_leaves_is_marked_alone() {
+        let [stays, leaves]: [IpNet; 2] =
+            ["10.252.0.5/32", "2001:db8::5/128"].map(|text| text.parse().unwrap());
+        let routed = [(stays, Standing::Here), (leaves, Standing::Leaving)];
+        let option = Drain { prepend: 2 };
+        let announced = plan(routed, &[], None, option);
+        assert_eq!(announced[&stays], Attributes::default());
+        assert!(announced[&leaves].graceful_shutdown());
+        assert_eq!(announced[&leaves].prepend, 2);
+        let drained = plan(routed, &[], Some(Drain { prepend: 1 }), option);
+        assert_eq!(drained[&leaves], announced[&leaves]);
+        assert!(drained[&stays].graceful_shutdown());
     }
 }

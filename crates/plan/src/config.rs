@@ -10,6 +10,10 @@ use l2isolate_model::Mac;
 /// here is reached here, also when another host announces it.
 pub const ROUTE_METRIC: u32 = 5;
 
+/// What is added to the metric of a route whose guest leaves by live migration:
+/// the daemon announces it as the last choice.
+pub const LEAVING: u32 = 1;
+
 /// Metric of the floor behind a guest's route. zebra reads the upper eight
 /// bits as administrative distance, 200 here: worse than whatever BGP learns.
 /// The rest, all ones, is nobody's metric, so the floor is never announced.
@@ -36,6 +40,36 @@ pub struct Config {
     pub manage_host: bool,
     /// What the table of connections is sized by; none without a firewall.
     pub connections: Option<Connections>,
+}
+
+impl Config {
+    /// Metric of routes whose guests leave by live migration.
+    #[must_use]
+    pub const fn leaving_metric(&self) -> u32 {
+        self.route_metric.saturating_add(LEAVING)
+    }
+
+    /// How a route of this metric is announced; `None`: it isn't.
+    #[must_use]
+    pub const fn standing(&self, metric: u32) -> Option<Standing> {
+        if metric == self.route_metric {
+            Some(Standing::Here)
+        } else if metric == self.leaving_metric() {
+            Some(Standing::Leaving)
+        } else {
+            None
+        }
+    }
+}
+
+/// How a prefix is announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// As usual.
+    Here,
+    /// As the last choice: its guest leaves by live migration, and whoever
+    /// announces it from elsewhere is preferred.
+    Leaving,
 }
 
 /// What the table of connections is sized by.

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use l2isolate_model::{IfName, desired::Objects, intent::Intent, tap::Tap};
 
-pub use config::{Config, Connections, FLOOR_METRIC};
+pub use config::{Config, Connections, FLOOR_METRIC, LEAVING, Standing};
 pub use order::{KernelRules, Owner};
 
 /// A tap, and whether it carries objects of ours.

@@ -11,24 +11,29 @@
 //! | incoming | `incoming` | no | no: the guest still runs elsewhere, or is paused |
 //! | live | `incoming` | yes | yes, before the control plane knows |
 //! | active | `active` | – | yes: the control plane's word is enough |
-//! | outgoing | `outgoing` | – | yes, until the binding goes: make before break |
+//! | outgoing | `outgoing` | – | as the last choice, while something is behind the tap: make before break |
+//! | left | `outgoing` | – | no: nothing is behind the tap, and what still comes follows the fabric |
 //!
-//! | event | gone | incoming | live | active | outgoing |
-//! |---|---|---|---|---|---|
-//! | binding `incoming` | incoming | = | = | incoming | incoming |
-//! | first frame | gone | live | = | = | = |
-//! | binding `active` | active | active | active | = | active |
-//! | binding `outgoing` | outgoing | outgoing | outgoing | outgoing | = |
-//! | binding deleted | = | gone | gone | gone | gone |
-//! | tap deleted, made anew | gone | incoming | incoming | active | outgoing |
-//! | agent killed, started anew | gone | incoming | live | active | outgoing |
+//! | event | gone | incoming | live | active | outgoing | left |
+//! |---|---|---|---|---|---|---|
+//! | binding `incoming` | incoming | = | = | incoming | incoming | incoming |
+//! | first frame | gone | live | = | = | = | = |
+//! | binding `active` | active | active | active | = | active | active |
+//! | binding `outgoing` | outgoing | outgoing | outgoing | outgoing | = | = |
+//! | binding deleted | = | gone | gone | gone | gone | gone |
+//! | the tap's carrier goes | gone | incoming | live | active | left | = |
+//! | the tap's carrier comes | gone | incoming | live | active | = | outgoing |
+//! | tap deleted, made anew | gone | incoming | incoming | active | left, outgoing | left, outgoing |
+//! | agent killed, started anew | gone | incoming | live | active | outgoing | left |
 //!
 //! "Seen" is kept where it can't be lost: in the kernel, as the installed route,
-//! which goes with its tap. (So an agent that was away while a port went from
-//! `outgoing` to `incoming` on one and the same tap would take it for live; who
-//! migrates a guest back makes a new tap for it, as Nova does.)
+//! which goes with its tap. The route of a guest that leaves has another metric
+//! (it is also how a routing daemon that reads the kernel knows), so it is no
+//! such memory for one that comes back.
 
 use l2isolate_model::port::BindingState;
+
+use crate::Config;
 
 /// A port's state on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,30 +46,36 @@ pub enum State {
     Live,
     /// The guest is here.
     Active,
-    /// The guest leaves, or has left; what still comes for it comes here.
+    /// The guest leaves and is still here, or paused.
     Outgoing,
+    /// The guest has left: nobody has the other end of its tap open.
+    Left,
 }
 
 impl State {
     /// The state of a port with this binding; `seen`: a frame from its hardware
-    /// address has come by its tap while it was expected there.
+    /// address has come by its tap while it was expected there; `carrier`: somebody
+    /// has the tap's other end open.
     #[must_use]
-    pub const fn of(binding: Option<BindingState>, seen: bool) -> Self {
+    pub const fn of(binding: Option<BindingState>, seen: bool, carrier: bool) -> Self {
         match (binding, seen) {
             (None, _) => Self::Gone,
             (Some(BindingState::Incoming), false) => Self::Incoming,
             (Some(BindingState::Incoming), true) => Self::Live,
             (Some(BindingState::Active), _) => Self::Active,
-            (Some(BindingState::Outgoing), _) => Self::Outgoing,
+            (Some(BindingState::Outgoing), _) if carrier => Self::Outgoing,
+            (Some(BindingState::Outgoing), _) => Self::Left,
         }
     }
 
-    /// Whether the guest's routes are installed, and so announced.
+    /// The metric with which the guest's routes are installed, and so announced;
+    /// `None`: they aren't.
     #[must_use]
-    pub const fn announced(self) -> bool {
+    pub const fn announced(self, config: &Config) -> Option<u32> {
         match self {
-            Self::Gone | Self::Incoming => false,
-            Self::Live | Self::Active | Self::Outgoing => true,
+            Self::Gone | Self::Incoming | Self::Left => None,
+            Self::Live | Self::Active => Some(config.route_metric),
+            Self::Outgoing => Some(config.leaving_metric()),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! | the tap's port is | link | gateway, metadata's addresses, neighbours | floor | route (announced) | proxy ARP |
 //! |---|---|---|---|---|---|
 //! | active, live, or outgoing | up | yes | yes | yes | on |
-//! | incoming | up | yes | no: the guest still runs elsewhere | no | off |
+//! | incoming, or left | up | yes | no: the guest still runs elsewhere, or does now | no | off |
 //! | administratively down | down | no | no | no | off |
 //! | not there, but was once | as found | no | no | no | off |
 //! | not there | as found | no | no | no | as found |
@@ -63,8 +63,9 @@ pub fn plan(
     };
     match port {
         Some(port) if port.port.admin_state_up => {
-            let state = migration::State::of(Some(port.port.binding.state), view.seen);
-            wired(name, port, state.announced(), config)
+            let state =
+                migration::State::of(Some(port.port.binding.state), view.seen, view.tap.carrier);
+            wired(name, port, state.announced(config), config)
         }
         Some(_) => Objects::from([proxy_arp(name, false), (Key::Up(name), Value::Up(false))]),
         None if view.marked => Objects::from([proxy_arp(name, false)]),
@@ -79,7 +80,7 @@ fn proxy_arp(name: IfName, on: bool) -> (Key, Value) {
     )
 }
 
-fn wired(name: IfName, port: &CheckedPort, here: bool, config: &Config) -> Objects {
+fn wired(name: IfName, port: &CheckedPort, metric: Option<u32>, config: &Config) -> Objects {
     let mut objects: Objects = SETTINGS
         .iter()
         .map(|(knob, value)| (Key::Sysctl(*knob, Some(name)), Value::Number(*value)))
@@ -101,13 +102,13 @@ fn wired(name: IfName, port: &CheckedPort, here: bool, config: &Config) -> Objec
         let addresses = metadata::ADDRESSES.map(IpNet::from);
         objects.extend(addresses.map(|address| (Key::Address(name, address), Value::Address)));
     }
-    objects.extend([proxy_arp(name, here)]);
+    objects.extend([proxy_arp(name, metric.is_some())]);
     for (address, _) in &port.addresses {
         objects.insert(Key::Neighbour(name, *address), Value::Mac(port.port.mac));
-        if here {
+        if let Some(metric) = metric {
             let prefix = IpNet::from(*address);
             objects.insert(
-                Key::Route(prefix, config.route_metric),
+                Key::Route(prefix, metric),
                 Value::Route(Target::Device(name)),
             );
             objects.insert(

@@ -32,7 +32,7 @@ use l2isolate_advertise::{
 };
 use l2isolate_model::announce::Community;
 use l2isolate_plan::{
-    Owner,
+    Owner, Standing,
     announce::{AnnounceRules, Drain, plan},
 };
 use l2isolate_reconcile::{Change, Reconciler};
@@ -61,10 +61,12 @@ pub(crate) struct Announcer {
     worker: Option<Worker>,
     reconciler: Reconciler<AnnounceRules>,
     communities: Vec<Community>,
+    /// What is said of guests that leave by live migration.
+    leaving: Drain,
     guests: Vec<IpNet>,
     interval: Duration,
     /// Prefixes whose routes are in place.
-    routed: BTreeMap<Owner, BTreeSet<IpNet>>,
+    routed: BTreeMap<Owner, BTreeMap<IpNet, Standing>>,
     drain_file: DrainFile,
     drained: Option<Drained>,
     /// The whole intent is known, and what the daemon has was read once.
@@ -136,6 +138,9 @@ impl Announcer {
             worker,
             reconciler: Reconciler::default(),
             communities: config.advertise_communities.0.clone(),
+            leaving: Drain {
+                prepend: config.migration_prepend,
+            },
             guests: config.guest_prefixes.0.clone(),
             interval: config.verify_interval,
             routed: BTreeMap::new(),
@@ -170,7 +175,7 @@ impl Announcer {
     }
 
     /// The prefixes of an owner whose routes are in place now.
-    pub(crate) fn routed(&mut self, owner: Owner, prefixes: BTreeSet<IpNet>) {
+    pub(crate) fn routed(&mut self, owner: Owner, prefixes: BTreeMap<IpNet, Standing>) {
         let known = self.routed.get(&owner);
         if known.map_or(prefixes.is_empty(), |known| *known == prefixes) {
             return;
@@ -187,11 +192,12 @@ impl Announcer {
     }
 
     fn plan(&mut self, owner: Owner) {
-        let prefixes = self.routed.get(&owner).into_iter().flatten().copied();
+        let prefixes = self.routed.get(&owner).into_iter().flatten();
+        let prefixes = prefixes.map(|(prefix, standing)| (*prefix, *standing));
         let drain = self.drained.as_ref().map(|drained| Drain {
             prepend: drained.prepend,
         });
-        let announced = plan(prefixes, &self.communities, drain);
+        let announced = plan(prefixes, &self.communities, drain, self.leaving);
         if self.worker.is_some() {
             self.reconciler.want(&owner, announced);
         }

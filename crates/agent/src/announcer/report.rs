@@ -147,11 +147,7 @@ impl Announcer {
         }
         let wanted = match self.worker {
             Some(_) => self.reconciler.desired().count(),
-            None => self
-                .routed
-                .values()
-                .map(std::collections::BTreeSet::len)
-                .sum(),
+            None => self.routed.values().map(BTreeMap::len).sum(),
         };
         let last = self.last.as_ref();
         AdvertiseReport {

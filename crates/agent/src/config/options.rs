@@ -199,9 +199,10 @@ options! {
     /// it is the agent's: no other program may use it.
     ["l2isolate"] route_protocol: u8 = "76", in 5..=255, check free_protocol;
 
-    /// Metric of the routes that are announced. Smaller than what routing
-    /// daemons give to what they learn.
-    ["l2isolate"] route_metric: u32 = "5", in 1..=0xff_ffff;
+    /// Metric of the routes that are announced; one more is that of guests that
+    /// leave by live migration. Smaller than what routing daemons give to what they
+    /// learn.
+    ["l2isolate"] route_metric: u32 = "5", in 1..=0xff_fffe;
 
     /// How prefixes get into BGP: kernel (a routing daemon picks the routes up by
     /// protocol number and metric), or the agent tells frr (by vtysh), bird (by its
@@ -217,6 +218,11 @@ options! {
 
     /// Communities of everything that is announced, with other ways than kernel.
     ["l2isolate"] advertise_communities: Communities = "";
+
+    /// How often the own AS is prepended to guests that leave by live migration,
+    /// beside GRACEFUL_SHUTDOWN, for fabrics that don't honour that; with other ways
+    /// than kernel.
+    ["l2isolate"] migration_prepend: u8 = "0", in 0..=10;
 
     /// The user, of the group frrvty, as which vtysh runs; empty: as the agent.
     ["l2isolate"] advertise_user: UserName = "";

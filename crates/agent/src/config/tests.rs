@@ -117,7 +117,7 @@ fn what_is_wrong_is_named() {
     let cases = [
         (
             "route_metric = 0",
-            "is out of range; expected a whole number from 1 to 16777215.",
+            "is out of range; expected a whole number from 1 to 16777214.",
         ),
         ("route_metric = -1", "is no whole number; expected"),
         (

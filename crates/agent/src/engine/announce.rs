@@ -1,11 +1,11 @@
 //! What the engine tells the announcer, and what it tells the kernel again for a
 //! routing daemon's sake.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use l2isolate_model::{IfName, desired::Key};
-use l2isolate_plan::Owner;
+use l2isolate_plan::{Owner, Standing};
 use tracing::warn;
 
 use super::Engine;
@@ -16,10 +16,10 @@ impl Engine {
     /// the kernel tells nobody that this has changed. So the routes count as
     /// not in place, and are told again by being set again.
     pub(super) fn retell(&mut self, tap: IfName) {
-        let metric = self.config.route_metric;
         let owner = Owner::Tap(tap);
         let wanted = self.reconciler.wanted_by(&owner);
-        let announced = |key: &&Key| matches!(key, Key::Route(_, m) if *m == metric);
+        let announced =
+            |key: &&Key| matches!(key, Key::Route(_, m) if self.config.standing(*m).is_some());
         let routes: Vec<Key> = wanted.filter(announced).copied().collect();
         for key in routes {
             self.reconciler.redo(&key);
@@ -38,21 +38,26 @@ impl Engine {
             // A route without carrier leads to nobody.
             let routed = match self.taps.get(&tap).is_some_and(|tap| tap.carrier) {
                 true => self.routed(&Owner::Tap(tap)),
-                false => BTreeSet::new(),
+                false => BTreeMap::new(),
             };
             announcer.routed(Owner::Tap(tap), routed);
         }
-        let metric = self.config.route_metric;
+        let metrics = [self.config.route_metric, self.config.leaving_metric()];
         let observed = self.reconciler.observed();
-        let missed =
-            announcer.converge(|prefix| observed.contains_key(&Key::Route(prefix, metric)));
+        let missed = announcer.converge(|prefix| {
+            let routes = metrics.map(|metric| Key::Route(prefix, metric));
+            routes.iter().any(|route| observed.contains_key(route))
+        });
         if !missed.is_empty() {
             warn!(
                 prefixes = missed.len(),
                 "the routing daemon missed routes; they are set again"
             );
-            for prefix in missed {
-                self.reconciler.redo(&Key::Route(prefix, metric));
+            for (prefix, metric) in missed.iter().flat_map(|p| metrics.map(|m| (*p, m))) {
+                let route = Key::Route(prefix, metric);
+                if self.reconciler.wanted(&route).is_some() {
+                    self.reconciler.redo(&route);
+                }
             }
             self.unfinished = true;
         }
@@ -60,13 +65,14 @@ impl Engine {
     }
 
     /// The prefixes of an owner that are routed as it wants them.
-    pub(super) fn routed(&self, owner: &Owner) -> BTreeSet<IpNet> {
-        let metric = self.config.route_metric;
+    pub(super) fn routed(&self, owner: &Owner) -> BTreeMap<IpNet, Standing> {
         let wanted = self.reconciler.wanted_by(owner);
         let in_place = wanted.filter_map(|key| match key {
-            Key::Route(prefix, m) if *m == metric => {
+            Key::Route(prefix, metric) => {
+                let standing = self.config.standing(*metric)?;
                 let is = self.reconciler.observed().get(key);
-                (is.is_some() && is == self.reconciler.wanted(key)).then_some(*prefix)
+                let in_place = is.is_some() && is == self.reconciler.wanted(key);
+                in_place.then_some((*prefix, standing))
             }
             _ => None,
         });

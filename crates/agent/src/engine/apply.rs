@@ -71,7 +71,9 @@ impl Engine {
         };
         let routed = || match key {
             Key::Route(prefix, _) => {
-                device(key).or_else(|| device(&Key::Route(*prefix, self.config.route_metric)))
+                let metrics = [self.config.route_metric, self.config.leaving_metric()];
+                let above = metrics.map(|metric| Key::Route(*prefix, metric));
+                device(key).or_else(|| above.iter().find_map(device))
             }
             _ => None,
         };

@@ -30,7 +30,7 @@ fn a_port_that_is_switched_off_passes_nothing() {
 
 /// A guest that will arrive by migration still runs elsewhere: its tap is
 /// ready, and nothing attracts its packets. When it has arrived, its routes
-/// come; while it leaves, they stay.
+/// come; while it leaves, they stay, as the last choice, as long as it is there.
 #[test]
 fn a_guest_is_announced_from_when_it_has_arrived() {
     let mut host = Host::new();
@@ -44,12 +44,23 @@ fn a_guest_is_announced_from_when_it_has_arrived() {
         two.misses(&one.port.v4()),
         "attracted before it has arrived"
     );
+    // Whoever leaves and isn't there any more isn't routed here either.
     for state in ["active", "outgoing", "incoming", "active"] {
         let port = one.port.bound(state);
         host.write(&port);
         host.wired(&[&port, &two.port]);
     }
     one.set_up();
+    let leaving = one.port.bound("outgoing");
+    host.write(&leaving);
+    host.wired(&[&leaving, &two.port]);
+    assert!(two.reaches(&one.port.v4()));
+    one.pause();
+    host.wired(&[&leaving, &two.port]);
+    one.set_up();
+    host.wired(&[&leaving, &two.port]);
+    host.write(&one.port);
+    host.wired(&[&one.port, &two.port]);
     assert!(two.reaches(&one.port.v4()));
     assert!(one.reaches(&two.port.v6()));
 }

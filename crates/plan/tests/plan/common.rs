@@ -137,7 +137,9 @@ pub(crate) fn announced(objects: &Objects) -> Vec<IpAddr> {
     objects
         .keys()
         .filter_map(|key| match key {
-            Key::Route(prefix, 5) if !config().loopbacks.contains(prefix) => Some(prefix.addr()),
+            Key::Route(prefix, 5 | 6) if !config().loopbacks.contains(prefix) => {
+                Some(prefix.addr())
+            }
             _ => None,
         })
         .collect()

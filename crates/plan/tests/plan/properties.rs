@@ -6,6 +6,7 @@ use crate::common::{announced, change, config, flat, taps, views};
 use l2isolate_model::{
     desired::{Key, Knob, Target, Value},
     intent::Intent,
+    port::BindingState,
 };
 use l2isolate_plan::{FLOOR_METRIC, Owner, plan, tap};
 use proptest::prelude::*;
@@ -37,7 +38,8 @@ proptest! {
             prop_assert!(port.admin_state_up);
             prop_assert!(taps.contains_key(&port.tap));
             let prefix = address.into();
-            prop_assert_eq!(objects.get(&Key::Route(prefix, 5)), Some(&Value::Route(Target::Device(port.tap))));
+            let metric = if port.binding.state == BindingState::Outgoing { 6 } else { 5 };
+            prop_assert_eq!(objects.get(&Key::Route(prefix, metric)), Some(&Value::Route(Target::Device(port.tap))));
             prop_assert_eq!(objects.get(&Key::Route(prefix, FLOOR_METRIC)), Some(&Value::Route(Target::Unreachable)));
             prop_assert_eq!(objects.get(&Key::Neighbour(port.tap, address)), Some(&Value::Mac(port.mac)));
         }
@@ -46,7 +48,8 @@ proptest! {
             if let (Key::Sysctl(Knob::TapProxyArp, Some(tap)), Value::Number(1)) = (key, value) {
                 let port = intent.on_tap(*tap).unwrap();
                 for (address, _) in &port.addresses {
-                    prop_assert!(objects.contains_key(&Key::Route((*address).into(), 5)));
+                    let routes = [5, 6].map(|metric| Key::Route((*address).into(), metric));
+                    prop_assert!(routes.iter().any(|route| objects.contains_key(route)));
                 }
             }
         }

@@ -91,27 +91,24 @@ fn an_incoming_port_whose_guest_was_seen_is_an_active_one() {
 #[test]
 fn what_is_known_has_one_state() {
     use BindingState::{Active, Incoming, Outgoing};
+    let config = crate::common::config();
+    let (usual, last) = (Some(config.route_metric), Some(config.route_metric + 1));
+    // Binding, seen, carrier; `None`: either.
     let table = [
-        (None, [State::Gone, State::Gone], [false, false]),
-        (
-            Some(Incoming),
-            [State::Incoming, State::Live],
-            [false, true],
-        ),
-        (Some(Active), [State::Active, State::Active], [true, true]),
-        (
-            Some(Outgoing),
-            [State::Outgoing, State::Outgoing],
-            [true, true],
-        ),
+        (None, None, None, State::Gone, None),
+        (Some(Incoming), Some(false), None, State::Incoming, None),
+        (Some(Incoming), Some(true), None, State::Live, usual),
+        (Some(Active), None, None, State::Active, usual),
+        (Some(Outgoing), None, Some(true), State::Outgoing, last),
+        (Some(Outgoing), None, Some(false), State::Left, None),
     ];
-    for (binding, states, announced) in table {
-        for (index, seen) in [false, true].into_iter().enumerate() {
-            let state = State::of(binding, seen);
-            assert_eq!(
-                (state, state.announced()),
-                (states[index], announced[index])
-            );
+    let either = |given: Option<bool>| given.map_or(vec![false, true], |only| vec![only]);
+    for (binding, seen, carrier, expected, metric) in table {
+        for seen in either(seen) {
+            for carrier in either(carrier) {
+                let state = State::of(binding, seen, carrier);
+                assert_eq!((state, state.announced(&config)), (expected, metric));
+            }
         }
     }
 }

@@ -167,6 +167,49 @@ fn a_host_of_bird_is_drained() {
     a_host_is_drained(Flavour::Bird);
 }
 
+/// A guest that leaves by migration is marked, and nobody else; also after the
+/// agent was killed, and no more when the migration is called off. It stays
+/// announced all the while, until nobody is behind its tap any more.
+fn who_leaves_is_marked(flavour: Flavour, way: Way) {
+    let mut rig = Rig::new(flavour, way, "");
+    let [one, two] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port, &two.port], false);
+    let leaving = one.port.bound("outgoing").with("revision", 2);
+    rig.host.write(&leaving);
+    rig.announced_with(&[&two.port], &[&one.port]);
+    rig.host.kill();
+    rig.host.start();
+    rig.host.settled();
+    rig.announced_with(&[&two.port], &[&one.port]);
+    rig.host.write(&one.port.with("revision", 3));
+    rig.announced(&[&one.port, &two.port], false);
+    rig.host.write(&leaving.with("revision", 4));
+    rig.announced_with(&[&two.port], &[&one.port]);
+    one.pause();
+    rig.announced(&[&two.port], false);
+}
+
+#[test]
+fn who_leaves_is_marked_by_frr() {
+    who_leaves_is_marked(Flavour::Frr, Way::Told);
+}
+
+#[test]
+fn who_leaves_is_marked_by_bird() {
+    who_leaves_is_marked(Flavour::Bird, Way::Told);
+}
+
+#[test]
+fn who_leaves_is_picked_up_as_such_by_frr() {
+    who_leaves_is_marked(Flavour::Frr, Way::Kernel);
+}
+
+#[test]
+fn who_leaves_is_picked_up_as_such_by_bird() {
+    who_leaves_is_marked(Flavour::Bird, Way::Kernel);
+}
+
 /// With the kernel's table as the way, the daemon that picks routes up is read
 /// back as well; it can't be drained from here, and that is said.
 fn what_is_picked_up_is_verified(flavour: Flavour) {

@@ -195,15 +195,27 @@ impl Rig {
 
     /// Waits until both switches have learned the loopbacks and these ports.
     pub(super) fn announced(&self, ports: &[&Port], marked: bool) {
-        let mut expected: BTreeMap<String, bool> = BTreeMap::new();
         let loopbacks = [crate::harness::LOOPBACK4, crate::harness::LOOPBACK6];
-        for prefix in loopbacks.map(str::to_owned) {
-            expected.insert(prefix, marked);
+        let loopbacks = loopbacks.map(str::to_owned).into_iter();
+        let addresses = ports.iter().flat_map(|port| [port.v4(), port.v6()]);
+        let all = loopbacks.chain(addresses);
+        self.has_learned(&all.map(|address| (address, marked)).collect());
+    }
+
+    /// Waits until both switches have learned the loopbacks and the first ports
+    /// unmarked, the others marked.
+    pub(super) fn announced_with(&self, plain: &[&Port], marked: &[&Port]) {
+        let loopbacks = [crate::harness::LOOPBACK4, crate::harness::LOOPBACK6];
+        let mut expected: BTreeMap<String, bool> = BTreeMap::new();
+        expected.extend(loopbacks.map(|address| (address.to_owned(), false)));
+        for (ports, mark) in [(plain, false), (marked, true)] {
+            let addresses = ports.iter().flat_map(|port| [port.v4(), port.v6()]);
+            expected.extend(addresses.map(|address| (address, mark)));
         }
-        for port in ports {
-            expected.insert(port.v4(), marked);
-            expected.insert(port.v6(), marked);
-        }
+        self.has_learned(&expected);
+    }
+
+    fn has_learned(&self, expected: &BTreeMap<String, bool>) {
         let switches: Vec<&str> = self.switches.keys().copied().collect();
         for switch in switches {
             let mut seen = BTreeMap::new();
@@ -214,7 +226,7 @@ impl Rig {
                         eprintln!("{switch}: {now:?}");
                         seen = now;
                     }
-                    seen == expected
+                    seen == *expected
                 });
         }
     }

@@ -13,8 +13,10 @@ pub(crate) type Lines = BTreeSet<String>;
 
 /// Our protocol number.
 const PROTOCOL: &str = "76";
-/// Metric of what is announced, and of the floor behind it.
+/// Metric of what is announced, as usual and of who leaves by migration; and of
+/// the floor behind it.
 const METRIC: u64 = 5;
+const LEAVING: u64 = 6;
 const FLOOR: u64 = 3_372_220_415;
 
 /// Where guests ask for metadata.
@@ -40,9 +42,19 @@ pub(crate) const SETTINGS: [(&str, &str, &str); 14] = [
     ("ipv6.conf.TAP.addr_gen_mode", "1", "0"),
 ];
 
+/// The taps behind which something is switched on.
+pub(crate) fn with_carrier(hv: &str) -> BTreeSet<String> {
+    let up = |device: &Value| {
+        let flags = device["flags"].as_array().into_iter().flatten();
+        let up = flags.into_iter().any(|flag| flag == "LOWER_UP");
+        up.then(|| text(device, "ifname").to_owned())
+    };
+    array(hv, "-j link show").iter().filter_map(up).collect()
+}
+
 /// What shall be there if exactly these ports are wired, the tap of each being
-/// there.
-pub(crate) fn expected(ports: &[&Port]) -> Lines {
+/// there; `carrier`: taps with somebody behind them.
+pub(crate) fn expected(ports: &[&Port], carrier: &BTreeSet<String>) -> Lines {
     let mut lines = Lines::new();
     for loopback in [LOOPBACK4, LOOPBACK6] {
         lines.insert(format!("route {loopback} unicast dev lo metric {METRIC}"));
@@ -53,7 +65,11 @@ pub(crate) fn expected(ports: &[&Port]) -> Lines {
             lines.insert(format!("link {tap} down"));
             continue;
         }
-        let here = document["binding"]["state"] != "incoming" || port.seen;
+        let (here, metric) = match document["binding"]["state"].as_str() {
+            Some("incoming") => (port.seen, METRIC),
+            Some("outgoing") => (carrier.contains(tap), LEAVING),
+            _ => (true, METRIC),
+        };
         lines.insert(format!(
             "link {tap} up mtu {} mac {TAP_MAC}",
             document["mtu"]
@@ -73,7 +89,7 @@ pub(crate) fn expected(ports: &[&Port]) -> Lines {
             lines.insert(format!("address {gateway}/{bits} dev {tap}"));
             lines.insert(format!("neighbour {address} dev {tap} {mac} PERMANENT"));
             if here {
-                lines.insert(format!("route {address} unicast dev {tap} metric {METRIC}"));
+                lines.insert(format!("route {address} unicast dev {tap} metric {metric}"));
                 lines.insert(format!("route {address} unreachable metric {FLOOR}"));
             }
         }

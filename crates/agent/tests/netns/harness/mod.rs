@@ -41,7 +41,7 @@ pub(crate) use arp::{Arp, advertise_router, claim_neighbour, packets};
 pub(crate) use flow::Flow;
 pub(crate) use guest::Guest;
 pub(crate) use intent::{GATEWAY4, GATEWAY6, LINK_LOCAL, Port, TAP_MAC, document, ip};
-pub(crate) use kernel::{SETTINGS, array, expected, observed};
+pub(crate) use kernel::{SETTINGS, array, expected, observed, with_carrier};
 pub(crate) use metadata::Proxy;
 pub(crate) use neutron::Neutron;
 pub(crate) use random::Random;
@@ -350,7 +350,7 @@ impl Host {
 
     /// Waits until exactly these ports are wired: intent = kernel.
     pub(crate) fn wired(&self, ports: &[&Port]) {
-        let expected = expected(ports);
+        let expected = expected(ports, &with_carrier(&self.hv));
         let mut now = Default::default();
         let wait = Wait::new();
         while !wait.over() {
