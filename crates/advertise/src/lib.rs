@@ -19,8 +19,10 @@ pub mod bird;
 pub mod driver;
 pub mod frr;
 pub mod render;
+mod replace;
 mod worker;
 
+pub use replace::{replace, replace_durably};
 pub use worker::{Report, Worker};
 
 use ipnet::IpNet;

@@ -251,12 +251,19 @@ impl Engine {
         if let Some(guests) = &mut self.guests {
             guests.suspect();
         }
+        self.dirty.extend(self.taps.keys().copied());
+        self.observe_wiring();
+    }
+
+    /// Reads the kernel's wiring anew, and of it plans anew what has changed.
+    pub(crate) fn observe_wiring(&mut self) {
         let started = Instant::now();
         match self.kernel.observe() {
             Ok(observed) => {
                 self.observations += 1;
                 let named = self.taps.keys().chain(observed.links.keys());
-                self.dirty.extend(named.copied());
+                let changed = named.filter(|name| self.taps.get(name) != observed.links.get(name));
+                self.dirty.extend(changed.copied());
                 let risen: Vec<IfName> = observed
                     .links
                     .iter()

@@ -281,6 +281,18 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
     }
 }
 
+/// How much isn't as the intent wants it: in the kernel, the firewall, what
+/// guests are told, and as `advertise` says.
+pub(crate) fn left(engine: &Engine, advertise: Option<&AdvertiseReport>) -> usize {
+    let wiring = engine.reconciler().differences().count();
+    let firewall = engine.firewall().into_iter();
+    let firewall = firewall.map(|firewall| firewall.reconciler().differences().count());
+    let guests = engine.guests().into_iter();
+    let guests = guests.map(|guests| guests.reconciler().differences().count());
+    let announced = advertise.map_or(0, |report| report.differences);
+    wiring + announced + firewall.chain(guests).sum::<usize>()
+}
+
 /// What would be written now.
 pub(crate) fn differences(engine: &Engine) -> Vec<DifferenceReport> {
     let firewall = engine.firewall().into_iter();
@@ -410,15 +422,12 @@ pub(crate) fn status(
         .chain(engine.guests().into_iter().flat_map(Guests::problems))
         .cloned()
         .collect();
-    let mut differences = engine.reconciler().differences().count();
     let mut totals = engine.reconciler().totals();
     let firewall = engine.firewall().map(|firewall| {
         let own = firewall.reconciler().totals();
-        let left = firewall.reconciler().differences().count();
         totals.written += own.written;
         totals.failed += own.failed;
         totals.undone += own.undone;
-        differences += left;
         FirewallReport {
             objects: firewall.reconciler().observed().len(),
             disturbed: firewall.disturbed(),
@@ -429,14 +438,13 @@ pub(crate) fn status(
         totals.written += own.written;
         totals.failed += own.failed;
         totals.undone += own.undone;
-        differences += guests.reconciler().differences().count();
         (guests.figures(), guests.serves_dhcp())
     });
     let advertise = engine.announcer().map(Announcer::report);
-    let announced_well = advertise.as_ref().is_none_or(|report| {
-        differences += report.differences;
-        report.away.is_none()
-    });
+    let announced_well = advertise
+        .as_ref()
+        .is_none_or(|report| report.away.is_none());
+    let differences = left(engine, advertise.as_ref());
     let dhcp = figures
         .as_ref()
         .filter(|(_, served)| *served)

@@ -175,6 +175,7 @@ impl Agent {
         let mut look = Instant::now() + self.config.resync_interval;
         loop {
             self.engine.converge();
+            self.answer_verifications();
             self.tell_source();
             self.write_cache();
             let due = self.engine.due().map_or(look, |due| due.min(look));
@@ -335,13 +336,27 @@ impl Agent {
         value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
     }
 
-    /// Looks at the kernel, and has the routing daemon read back.
+    /// Looks at the kernel while the routing daemon is read back.
     fn verify(&mut self, reply: Sender<Answer>) {
-        let started = Instant::now();
-        self.engine.observe();
-        let kernel_ms = started.elapsed().as_secs_f64() * 1000.0;
         if let Some(announcer) = self.engine.announcer_mut() {
-            announcer.verify(reply, kernel_ms);
+            announcer.verify(reply);
+        }
+        let started = Instant::now();
+        self.engine.observe_wiring();
+        if let Some(announcer) = self.engine.announcer_mut() {
+            announcer.looked_at_kernel(started.elapsed());
+        }
+    }
+
+    /// Tells who had everything compared what was found.
+    fn answer_verifications(&mut self) {
+        let announcer = self.engine.announcer_mut();
+        for asked in announcer.map(Announcer::answered).unwrap_or_default() {
+            if let Some(announcer) = self.engine.announcer() {
+                let found = announcer.report();
+                let differences = report::left(&self.engine, Some(&found));
+                asked.answer(found, differences);
+            }
         }
     }
 

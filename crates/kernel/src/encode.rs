@@ -58,10 +58,15 @@ pub(crate) fn get_links() -> Request {
 
 /// One link, by name.
 pub(crate) fn get_link(name: IfName) -> Request {
+    without_statistics(get_link_with_statistics(name))
+}
+
+/// The same with its counters.
+pub(crate) fn get_link_with_statistics(name: IfName) -> Request {
     let mut terminated = name.as_str().as_bytes().to_vec();
     terminated.push(0);
     let request = Request::new(kind::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0));
-    without_statistics(request.with(link::IFLA_IFNAME, &terminated))
+    request.with(link::IFLA_IFNAME, &terminated)
 }
 
 fn without_statistics(request: Request) -> Request {

@@ -42,6 +42,7 @@ mod settings;
 mod socket;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod traffic;
 mod uapi;
 mod wire;
 

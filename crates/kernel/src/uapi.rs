@@ -54,6 +54,7 @@ pub(crate) mod link {
     pub(crate) const IFLA_ADDRESS: u16 = 1;
     pub(crate) const IFLA_IFNAME: u16 = 3;
     pub(crate) const IFLA_MTU: u16 = 4;
+    pub(crate) const IFLA_STATS64: u16 = 23;
     pub(crate) const IFLA_AF_SPEC: u16 = 26;
     pub(crate) const IFLA_EXT_MASK: u16 = 29;
     pub(crate) const IFLA_INET_CONF: u16 = 1;

@@ -20,9 +20,9 @@ use ipnet::IpNet;
 use l2isolate_model::announce::{Announcements, Attributes, Community, Origin};
 
 use super::{
-    Change, Driver, Failure, FailureKind, Observed, PATIENCE, Peer, all, is_at_least, replace,
+    Change, Driver, Failure, FailureKind, Observed, PATIENCE, Peer, Reader, all, is_at_least,
 };
-use crate::Family;
+use crate::{Family, replace};
 
 /// The static protocols of the included file, by family.
 pub(crate) const PROTOCOLS: [&str; 2] = ["l2isolate4", "l2isolate6"];
@@ -102,7 +102,7 @@ impl Bird {
         };
         let text = file(&given, asn);
         let path = &self.settings.file;
-        replace(path, &text).map_err(|error| {
+        replace(path, text.as_bytes()).map_err(|error| {
             let shown = path.display();
             let kind = match error.kind() {
                 ErrorKind::PermissionDenied => FailureKind::Permission,
@@ -132,16 +132,9 @@ impl Bird {
     }
 }
 
-impl Driver for Bird {
+impl Reader for Bird {
     fn observe(&mut self) -> Result<Observed, Failure> {
         observe(&mut self.connect()?)
-    }
-
-    fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
-        match self.write(changes) {
-            Ok(()) => changes.iter().map(|_| Ok(())).collect(),
-            Err(failure) => all(changes, &failure),
-        }
     }
 
     fn resend(&mut self, peer: &str) -> Result<(), Failure> {
@@ -151,6 +144,15 @@ impl Driver for Bird {
             connection.ask(&format!("reload out {}", session.protocol))?;
         }
         Ok(())
+    }
+}
+
+impl Driver for Bird {
+    fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
+        match self.write(changes) {
+            Ok(()) => changes.iter().map(|_| Ok(())).collect(),
+            Err(failure) => all(changes, &failure),
+        }
     }
 }
 

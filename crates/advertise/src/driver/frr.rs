@@ -22,7 +22,7 @@ use l2isolate_model::announce::{Attributes, Origin};
 use nix::unistd::{Group, User};
 
 use super::{
-    Change, Driver, Failure, FailureKind, Observed, all, frr_json, is_at_least,
+    Change, Driver, Failure, FailureKind, Observed, Reader, all, frr_json, is_at_least,
     process::{self, Output},
 };
 use crate::Family;
@@ -297,7 +297,7 @@ impl Frr {
     }
 }
 
-impl Driver for Frr {
+impl Reader for Frr {
     fn observe(&mut self) -> Result<Observed, Failure> {
         let answer = self.ask(&[
             "show version",
@@ -319,19 +319,21 @@ impl Driver for Frr {
         Ok(Observed { daemon, ..observed })
     }
 
+    fn resend(&mut self, peer: &str) -> Result<(), Failure> {
+        let clear = Family::ALL
+            .map(|family| format!("clear bgp ipv{} unicast {peer} soft out", family.digit()));
+        let [v4, v6] = &clear;
+        self.ask(&[v4, v6]).map(drop)
+    }
+}
+
+impl Driver for Frr {
     fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
         self.recognise();
         changes
             .chunks(BATCH)
             .flat_map(|changes| self.batch(changes))
             .collect()
-    }
-
-    fn resend(&mut self, peer: &str) -> Result<(), Failure> {
-        let clear = Family::ALL
-            .map(|family| format!("clear bgp ipv{} unicast {peer} soft out", family.digit()));
-        let [v4, v6] = &clear;
-        self.ask(&[v4, v6]).map(drop)
     }
 }
 

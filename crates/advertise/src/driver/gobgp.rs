@@ -15,15 +15,16 @@ use l2isolate_model::announce::{Attributes, Community, Origin};
 use prost::Message;
 use tokio::runtime::{Builder, Runtime};
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, Streaming,
     client::Grpc,
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
 
 use super::{
-    Change, Driver, Failure, FailureKind, Observed, PATIENCE, Peer, all,
+    Change, Driver, Events, Failure, FailureKind, Observed, PATIENCE, Peer, Reader, all,
     gobgp_api::{self as api, Any},
+    gobgp_watch::Watch,
 };
 use crate::Family;
 
@@ -85,11 +86,34 @@ impl Gobgp {
     }
 }
 
-impl Driver for Gobgp {
+impl Reader for Gobgp {
     fn observe(&mut self) -> Result<Observed, Failure> {
         self.with(observe)
     }
 
+    fn resend(&mut self, peer: &str) -> Result<(), Failure> {
+        let peer = peer.to_owned();
+        self.with(|mut client| async move {
+            for known in client.peers().await? {
+                if name(&known) == peer {
+                    let request = api::ResetPeerRequest {
+                        address: address(&known),
+                        soft: true,
+                        direction: 1,
+                    };
+                    let _: api::Empty = client.call("ResetPeer", request).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn events(&self) -> Option<Box<dyn Events>> {
+        Some(Box::new(Watch::new(self.settings.address.clone())))
+    }
+}
+
+impl Driver for Gobgp {
     fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
         let changes_owned = changes.to_vec();
         let outcome = self.with(|mut client| async move {
@@ -117,23 +141,6 @@ impl Driver for Gobgp {
             Ok(results) => results,
             Err(failure) => all(changes, &failure),
         }
-    }
-
-    fn resend(&mut self, peer: &str) -> Result<(), Failure> {
-        let peer = peer.to_owned();
-        self.with(|mut client| async move {
-            for known in client.peers().await? {
-                if name(&known) == peer {
-                    let request = api::ResetPeerRequest {
-                        address: address(&known),
-                        soft: true,
-                        direction: 1,
-                    };
-                    let _: api::Empty = client.call("ResetPeer", request).await?;
-                }
-            }
-            Ok(())
-        })
     }
 }
 
@@ -332,10 +339,10 @@ fn attributes(path: &api::Path) -> Attributes {
 }
 
 #[derive(Clone)]
-struct Client(Grpc<Channel>);
+pub(super) struct Client(Grpc<Channel>);
 
 impl Client {
-    async fn connect(address: &str) -> Result<Self, Failure> {
+    pub(super) async fn connect(address: &str) -> Result<Self, Failure> {
         let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| {
             Failure::new(
                 FailureKind::Answer,
@@ -394,8 +401,12 @@ impl Client {
         Ok(answer.into_inner())
     }
 
-    /// Everything of a call whose answer is a stream.
-    async fn list<Q, A>(&mut self, method: &str, request: Q) -> Result<Vec<A>, Failure>
+    /// A call whose answer is a stream.
+    pub(super) async fn stream<Q, A>(
+        &mut self,
+        method: &str,
+        request: Q,
+    ) -> Result<Streaming<A>, Failure>
     where
         Q: Message + Send + Sync + Default + 'static,
         A: Message + Send + Sync + Default + 'static,
@@ -406,7 +417,17 @@ impl Client {
             .0
             .server_streaming(Request::new(request), place(method)?, codec);
         let answer = answer.await.map_err(|status| refused(method, &status))?;
-        let (mut stream, mut all) = (answer.into_inner(), Vec::new());
+        Ok(answer.into_inner())
+    }
+
+    /// Everything of a call whose answer is a stream.
+    async fn list<Q, A>(&mut self, method: &str, request: Q) -> Result<Vec<A>, Failure>
+    where
+        Q: Message + Send + Sync + Default + 'static,
+        A: Message + Send + Sync + Default + 'static,
+    {
+        let mut stream = self.stream(method, request).await?;
+        let mut all = Vec::new();
         loop {
             match stream.message().await {
                 Ok(Some(one)) => all.push(one),
@@ -470,7 +491,7 @@ fn place(method: &str) -> Result<PathAndQuery, Failure> {
     path.map_err(|error| odd(&error))
 }
 
-fn refused(method: &str, status: &Status) -> Failure {
+pub(super) fn refused(method: &str, status: &Status) -> Failure {
     let (code, said) = (status.code(), status.message());
     match code {
         Code::Unimplemented => Failure::new(
@@ -491,7 +512,7 @@ fn refused(method: &str, status: &Status) -> Failure {
     }
 }
 
-fn odd(error: &dyn std::fmt::Display) -> Failure {
+pub(super) fn odd(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(
         FailureKind::Answer,
         format!("GoBGP's gRPC interface: {error}"),

@@ -231,3 +231,31 @@ pub(super) struct MpReachNlriAttribute {
     #[prost(message, repeated, tag = "3")]
     pub(super) nlris: Vec<Any>,
 }
+
+/// The best paths of the global table.
+pub(super) const BEST: i32 = 0;
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WatchEventRequest {
+    /// Without fields: all peers.
+    #[prost(message, optional, tag = "1")]
+    pub(super) peer: Option<Empty>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) table: Option<WatchTable>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WatchTable {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) filters: Vec<WatchFilter>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WatchFilter {
+    #[prost(int32, tag = "1")]
+    pub(super) r#type: i32,
+}
+
+/// What it says isn't read: that it comes is enough.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WatchEventResponse {}

@@ -1,13 +1,13 @@
 //! The kernel's table as the way into BGP: the daemon picks up routes that
 //! carry our protocol number and metric ([`crate::Handover`]). Nothing is said
-//! to the daemon, so there are no attributes to choose; a daemon that is named
-//! is asked what it has made of the routes.
+//! to the daemon, so there are no attributes to choose and nothing to apply; a
+//! daemon that is named is asked what it has made of the routes.
 
-use super::{Change, Daemon, Driver, Failure, FailureKind, Observed};
+use super::{Daemon, Events, Failure, Observed, Reader};
 
 /// See the module's head.
 pub struct Kernel {
-    reader: Box<dyn Driver>,
+    reader: Box<dyn Reader>,
 }
 
 impl Kernel {
@@ -20,7 +20,7 @@ impl Kernel {
     }
 }
 
-impl Driver for Kernel {
+impl Reader for Kernel {
     /// What the daemon picked up is ours here.
     fn observe(&mut self) -> Result<Observed, Failure> {
         let mut observed = self.reader.observe()?;
@@ -29,23 +29,11 @@ impl Driver for Kernel {
         Ok(observed)
     }
 
-    fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
-        let failure = |change: &Change| {
-            let (state, prefix) = match change {
-                Change::Set(prefix, _) => ("has not picked up the route of", prefix),
-                Change::Delete(prefix) => ("still announces", prefix),
-            };
-            Failure::new(
-                FailureKind::Refused,
-                format!("the routing daemon {state} {prefix}"),
-                "look whether its filters are those of docs/hand-over.md, and have it read the \
-                 kernel's routes anew (BIRD: `reload in` of its kernel protocol; FRR: restart zebra)",
-            )
-        };
-        changes.iter().map(|change| Err(failure(change))).collect()
-    }
-
     fn resend(&mut self, peer: &str) -> Result<(), Failure> {
         self.reader.resend(peer)
+    }
+
+    fn events(&self) -> Option<Box<dyn Events>> {
+        self.reader.events()
     }
 }

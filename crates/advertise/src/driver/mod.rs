@@ -13,13 +13,13 @@ mod frr;
 mod frr_json;
 mod gobgp;
 mod gobgp_api;
+mod gobgp_watch;
 mod kernel;
 mod process;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::Path,
     time::Duration,
 };
 
@@ -120,18 +120,13 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A way to get prefixes into BGP.
-pub trait Driver: Send {
+/// A routing daemon, as it is read back.
+pub trait Reader: Send {
     /// Reads back everything.
     ///
     /// # Errors
     /// The daemon can't be asked.
     fn observe(&mut self) -> Result<Observed, Failure>;
-
-    /// Makes the changes, all of them in one go as far as the daemon can; one
-    /// result for each, in order. A prefix whose attributes change stays
-    /// announced all the while.
-    fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>>;
 
     /// Has the daemon send a peer everything once more, without ending the
     /// session.
@@ -139,6 +134,30 @@ pub trait Driver: Send {
     /// # Errors
     /// It can't be asked to.
     fn resend(&mut self, peer: &str) -> Result<(), Failure>;
+
+    /// Where the daemon tells of changes; `None`: it tells nobody, and has to be
+    /// asked again and again.
+    fn events(&self) -> Option<Box<dyn Events>> {
+        None
+    }
+}
+
+/// A way to get prefixes into BGP.
+pub trait Driver: Reader {
+    /// Makes the changes, all of them in one go as far as the daemon can; one
+    /// result for each, in order. A prefix whose attributes change stays
+    /// announced all the while.
+    fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>>;
+}
+
+/// What a daemon tells by itself.
+pub trait Events: Send {
+    /// Waits, without end, until something has changed of its RIB or its
+    /// sessions: a hint to read it back.
+    ///
+    /// # Errors
+    /// It can't be listened to, or no longer.
+    fn next(&mut self) -> Result<(), Failure>;
 }
 
 /// Which daemon is spoken with, and where.
@@ -179,14 +198,6 @@ pub(crate) fn is_at_least(version: &str, least: &[u32]) -> bool {
     let numbers = version.split(|c: char| !c.is_ascii_digit());
     let numbers: Vec<u32> = numbers.map_while(|part| part.parse().ok()).collect();
     numbers.as_slice() >= least
-}
-
-/// Writes a file aside and renames it in, readable for all.
-pub(crate) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".aside");
-    std::fs::write(&aside, text)?;
-    std::fs::rename(&aside, path)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `gobgpd.conf`, in TOML.
 
-use super::{Error, Host, Page, RESTART, TIMERS, Way};
+use super::{Error, Host, LLGR, Page, RESTART, TIMERS, Way};
 
 pub(super) fn render(host: &Host) -> Result<String, Error> {
     if host.way == Way::Kernel {
@@ -129,15 +129,23 @@ fn neighbor(page: &mut Page, host: &Host, uplink: &super::Uplink, asn: u32) {
     page.line(format_args!("keepalive-interval = {keepalive}"));
     page.line("connect-retry = 1");
     page.line("[neighbors.graceful-restart.config]");
-    page.why("RFC 4724: switches keep our routes while it restarts, and no longer.");
+    page.why(&format!(
+        "RFC 4724: switches keep our routes as they are while GoBGP restarts, for {RESTART} s, then for\n\
+         {LLGR} s as the last choice (RFC 9494). As after a crash, start it with -r: without it GoBGP\n\
+         tells switches that nothing is forwarded here any more, and they drop the routes."
+    ));
     page.line("enabled = true");
     page.line(format_args!("restart-time = {RESTART}"));
+    page.line("long-lived-enabled = true");
     for family in ["ipv4-unicast", "ipv6-unicast"] {
         page.line("[[neighbors.afi-safis]]");
         page.line("[neighbors.afi-safis.config]");
         page.line(format_args!("afi-safi-name = \"{family}\""));
         page.line("[neighbors.afi-safis.mp-graceful-restart.config]");
         page.line("enabled = true");
+        page.line("[neighbors.afi-safis.long-lived-graceful-restart.config]");
+        page.line("enabled = true");
+        page.line(format_args!("restart-time = {LLGR}"));
         page.why(
             "A switch that sends more than it ever should has lost its filters. GoBGP also counts\n\
              our own prefixes, which switches with FRR send back and which it drops.",

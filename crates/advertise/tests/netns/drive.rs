@@ -98,6 +98,38 @@ fn a_restarted_daemon_is_told_again(flavour: Flavour) {
     reads_back(&fabric, driver.as_mut(), &wanted);
 }
 
+/// What is rendered asks switches to keep the routes of a daemon that is away,
+/// as they are and then as the last choice (RFC 4724, RFC 9494).
+fn switches_are_asked_to_keep_routes(flavour: Flavour) {
+    let fabric = Fabric::new(flavour);
+    fabric.up(fabric.daemon().open().as_mut());
+    let shown = fabric.birdc("t2", "show protocols all");
+    let (_, asked) = shown.split_once("Neighbor capabilities").unwrap();
+    let (asked, _) = asked.split_once("Session:").unwrap();
+    for (capability, value) in [
+        ("Graceful restart", "Restart time: 30"),
+        ("Long-lived graceful restart", "LL stale time: 600"),
+    ] {
+        assert!(asked.contains(capability), "{asked}");
+        assert!(asked.contains(value), "{asked}");
+    }
+}
+
+#[test]
+fn switches_are_asked_by_frr() {
+    switches_are_asked_to_keep_routes(Flavour::Frr);
+}
+
+#[test]
+fn switches_are_asked_by_bird() {
+    switches_are_asked_to_keep_routes(Flavour::Bird);
+}
+
+#[test]
+fn switches_are_asked_by_gobgp() {
+    switches_are_asked_to_keep_routes(Flavour::Gobgp);
+}
+
 #[test]
 fn frr_announces_exactly_what_it_is_told() {
     announces_exactly_what_it_is_told(Flavour::Frr);

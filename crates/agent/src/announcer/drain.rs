@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
+use l2isolate_advertise::replace_durably;
 use serde::{Deserialize, Serialize};
 
 /// The host is drained.
@@ -40,7 +41,7 @@ impl DrainFile {
         }
     }
 
-    /// Has it say so, whole or not at all.
+    /// Has it say so, whole or not at all, also after a power failure.
     ///
     /// # Errors
     /// It can't be written.
@@ -51,9 +52,7 @@ impl DrainFile {
                 if let Some(directory) = self.0.parent() {
                     fs::create_dir_all(directory).with_context(place)?;
                 }
-                let aside = self.0.with_extension("aside");
-                fs::write(&aside, serde_json::to_vec(drained)?).with_context(place)?;
-                fs::rename(aside, &self.0).with_context(place)
+                replace_durably(&self.0, &serde_json::to_vec(drained)?).with_context(place)
             }
             None => match fs::remove_file(&self.0) {
                 Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(place),

@@ -53,6 +53,9 @@ const HASTE_FOR: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(100);
 /// Looks that find the same prefix unsent before the switch is sent all again.
 const PATIENCE: u32 = 3;
+/// Looks that find the same route not picked up, the third after it was set
+/// again, before that is a problem.
+const MISSED: u32 = 4;
 
 /// What a host announces.
 pub(crate) struct Announcer {
@@ -76,6 +79,10 @@ pub(crate) struct Announcer {
     writing: Option<BTreeSet<IpNet>>,
     /// Prefixes that were changed since the look began that is on its way.
     reading: Option<BTreeSet<IpNet>>,
+    /// Prefixes that the daemon was told of and that no look has found since.
+    unconfirmed: BTreeSet<IpNet>,
+    /// Until then somebody may wait for what he asked for to be confirmed.
+    hurry: Instant,
     /// When to look next.
     look: Instant,
     uplinks: Uplinks,
@@ -90,10 +97,19 @@ pub(crate) struct Announcer {
     /// Prefixes that a daemon hasn't picked up, and how many looks in a row
     /// have found so.
     missing: BTreeMap<IpNet, u32>,
-    /// Who waits for the next look that begins, and for the one on its way.
-    asking: Vec<Sender<Answer>>,
-    asked: Vec<Sender<Answer>>,
-    kernel_ms: f64,
+    /// Who waits for the next look that begins, for the one on its way, and for
+    /// the answer to one that has ended.
+    asking: Vec<Asked>,
+    asked: Vec<Asked>,
+    answered: Vec<Asked>,
+}
+
+/// Somebody who has everything compared.
+pub(crate) struct Asked {
+    reply: Sender<Answer>,
+    since: Instant,
+    /// What the look at the kernel took.
+    kernel: Duration,
 }
 
 /// What the last look found, without the RIB, which the reconciler has.
@@ -117,7 +133,7 @@ impl Announcer {
         wake: impl Fn() + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         let daemon = |way| -> Option<Daemon> { config.daemon(way) };
-        let worker = match (daemon(config.advertise), daemon(config.verify_daemon)) {
+        let worker = match (daemon(config.advertise), daemon(config.verify_daemon.0)) {
             (Some(daemon), _) => Some(Worker::start(Some(daemon.open()), daemon.open(), wake)?),
             (None, Some(daemon)) => {
                 Some(Worker::start(None, Box::new(Kernel::new(&daemon)), wake)?)
@@ -125,7 +141,13 @@ impl Announcer {
             (None, None) => None,
         };
         let drain_file = DrainFile::below(&config.state_directory);
-        let drained = drain_file.read().unwrap_or_else(|problem| {
+        // With the kernel as the way nothing can be marked; the file is kept for
+        // when it is another again.
+        let kept = match config.advertise {
+            Advertise::Kernel => Ok(None),
+            _ => drain_file.read(),
+        };
+        let drained = kept.unwrap_or_else(|problem| {
             // Nothing is lost by a drain, and somebody has asked for one.
             error!(%problem, "how this host is drained isn't known; taken for drained, `l2isolate undrain` ends it");
             Some(Drained {
@@ -150,6 +172,8 @@ impl Announcer {
             ready: false,
             writing: None,
             reading: None,
+            unconfirmed: BTreeSet::new(),
+            hurry: Instant::now(),
             look: Instant::now(),
             uplinks: Uplinks::new(&config.uplinks.0),
             last: None,
@@ -161,7 +185,7 @@ impl Announcer {
             missing: BTreeMap::new(),
             asking: Vec::new(),
             asked: Vec::new(),
-            kernel_ms: 0.0,
+            answered: Vec::new(),
         })
     }
 
@@ -229,6 +253,7 @@ impl Announcer {
             None => warn!("no longer drained, on request"),
         }
         self.drained = drained;
+        self.hurry = Instant::now() + HASTE_FOR;
         let owners: Vec<Owner> = self.routed.keys().copied().collect();
         for owner in owners {
             self.plan(owner);
@@ -236,9 +261,9 @@ impl Announcer {
         Ok(())
     }
 
-    /// Has everything read back now; `reply` is told what came of it.
-    /// `kernel_ms`: what the look at the kernel took before.
-    pub(crate) fn verify(&mut self, reply: Sender<Answer>, kernel_ms: f64) {
+    /// Has everything read back from now on, while the caller looks at the kernel;
+    /// `reply` is told what came of it.
+    pub(crate) fn verify(&mut self, reply: Sender<Answer>) {
         if self.worker.is_none() {
             let _ = reply.send(Answer::Error(
                 "no routing daemon is named to ask: set verify_daemon, or advertise to another \
@@ -247,9 +272,37 @@ impl Announcer {
             ));
             return;
         }
-        self.kernel_ms = kernel_ms;
-        self.asking.push(reply);
+        self.asking.push(Asked {
+            reply,
+            since: Instant::now(),
+            kernel: Duration::ZERO,
+        });
         self.look = Instant::now();
+        self.read();
+    }
+
+    /// The kernel was looked at for whoever asked last.
+    pub(crate) fn looked_at_kernel(&mut self, took: Duration) {
+        if let Some(asked) = self.asking.last_mut().or(self.asked.last_mut()) {
+            asked.kernel = took;
+        }
+    }
+
+    /// Who is to be answered now.
+    pub(crate) fn answered(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// Begins to read everything back, if that is due.
+    fn read(&mut self) {
+        if let Some(worker) = &self.worker
+            && self.reading.is_none()
+            && Instant::now() >= self.look
+        {
+            self.reading = Some(self.writing.clone().unwrap_or_default());
+            self.asked.append(&mut self.asking);
+            worker.observe();
+        }
     }
 
     /// Takes in what the daemon said and applies what differs. `in_kernel`:
@@ -263,6 +316,7 @@ impl Announcer {
                 Report::Observed { result, took } => {
                     retell.extend(self.observed(result, took, &in_kernel));
                 }
+                Report::Changed => self.look = self.look.min(Instant::now() + SOON),
                 Report::Resent { peer, result } => match result {
                     Ok(()) => self.resent += 1,
                     Err(failure) => warn!(peer, %failure, "can't be sent everything again"),
@@ -286,11 +340,7 @@ impl Announcer {
                 worker.apply(changes);
             }
         }
-        if self.reading.is_none() && now >= self.look {
-            self.reading = Some(self.writing.clone().unwrap_or_default());
-            self.asked.append(&mut self.asking);
-            worker.observe();
-        }
+        self.read();
         retell
     }
 
@@ -310,9 +360,13 @@ impl Announcer {
                 failed.insert(failure.to_string());
             } else {
                 written += 1;
+                self.unconfirmed.insert(*change.key());
             }
             let result = result.map_err(|failure| failure.to_string());
             self.reconciler.done(now, &change, result);
+        }
+        if now < self.hurry {
+            self.look = self.look.min(now + SOON);
         }
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         info!(written, us, "told the routing daemon");
@@ -330,7 +384,9 @@ impl Announcer {
         let now = Instant::now();
         let touched = self.reading.take().unwrap_or_default();
         self.looks += 1;
-        self.uplinks.sample(now);
+        let peers = self.last.iter().flat_map(|look| look.peers.keys());
+        let peers: Vec<&String> = peers.collect();
+        self.uplinks.sample(now, &peers);
         let retell = match result {
             Ok(observed) => self.take_in(observed, took, &touched, in_kernel),
             Err(failure) => {
@@ -348,17 +404,18 @@ impl Announcer {
             .failure
             .as_ref()
             .is_some_and(|(.., at)| now < *at + HASTE_FOR);
-        let pause = if hasty { HASTE } else { self.interval };
+        let pause = if hasty {
+            HASTE
+        } else if now < self.hurry && !self.unconfirmed.is_empty() {
+            SOON
+        } else {
+            self.interval
+        };
         self.look = now + pause.min(self.interval);
         if !self.asking.is_empty() {
             self.look = now;
         }
-        for reply in std::mem::take(&mut self.asked) {
-            let answer = serde_json::to_value(self.verification());
-            let answer = answer.map_or_else(|e| Answer::Error(e.to_string()), Answer::Ok);
-            // Who has gone needs no answer.
-            let _ = reply.send(answer);
-        }
+        self.answered.append(&mut self.asked);
         retell
     }
 
@@ -378,6 +435,7 @@ impl Announcer {
         if self.way == Advertise::Kernel {
             self.judge_by_kernel(&mut rib, in_kernel);
         }
+        self.unconfirmed.retain(|prefix| touched.contains(prefix));
         // Of what was changed meanwhile the look may tell an older state.
         for prefix in touched {
             match self.reconciler.observed().get(prefix) {
@@ -441,6 +499,15 @@ impl Announcer {
                 attributes.clone_from(wanted);
             }
         }
+    }
+
+    /// Prefixes whose routes were set again and weren't picked up all the same.
+    fn missed(&self) -> impl Iterator<Item = &IpNet> {
+        let missed = |looks: u32| looks > MISSED;
+        self.missing
+            .iter()
+            .filter(move |(_, looks)| missed(**looks))
+            .map(|(prefix, _)| prefix)
     }
 
     /// What established sessions lack of what is in place.

@@ -1,6 +1,6 @@
 //! What there is to say of announcing, as data.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -8,8 +8,8 @@ use l2isolate_advertise::driver::FailureKind;
 use l2isolate_model::problem::Problem;
 use serde::{Deserialize, Serialize};
 
-use super::Announcer;
-use crate::config::Advertise;
+use super::{Announcer, Asked};
+use crate::{config::Advertise, control::Answer};
 
 /// A session that has been down for so many seconds is named as a problem.
 const DOWN: i64 = 10;
@@ -37,6 +37,8 @@ pub(crate) struct AdvertiseReport {
     pub(crate) verifications: u64,
     /// What isn't as it should be, now.
     pub(crate) differences: usize,
+    /// Prefixes that the daemon was told of and that weren't read back since.
+    pub(crate) unconfirmed: usize,
     /// What the daemon was told and had lost, or was told otherwise by others.
     pub(crate) undone: u64,
     /// How often a switch was sent everything again.
@@ -97,7 +99,8 @@ pub(crate) struct UplinkReport {
 pub(crate) struct DrainReport {
     pub(crate) since: Timestamp,
     pub(crate) prepend: u8,
-    /// Prefixes that all established sessions were sent with the mark, of all.
+    /// Prefixes that were read back with the mark and that all established
+    /// sessions were sent, of all.
     pub(crate) done: usize,
     pub(crate) of: usize,
 }
@@ -107,9 +110,9 @@ pub(crate) struct DrainReport {
 pub(crate) struct VerifyReport {
     /// The look at the kernel, in milliseconds.
     pub(crate) kernel_ms: f64,
-    /// The look at the daemon and its sessions.
+    /// The look at the daemon and its sessions, at the same time.
     pub(crate) daemon_ms: f64,
-    /// Both.
+    /// All of it, from the question to the answer.
     pub(crate) verify_ms: f64,
     /// What isn't as the intent wants it anywhere: in the kernel, the firewall,
     /// what guests are told, the daemon. As `status` counts them.
@@ -118,20 +121,25 @@ pub(crate) struct VerifyReport {
     pub(crate) advertise: AdvertiseReport,
 }
 
-impl Announcer {
-    /// What the last look found.
-    pub(super) fn verification(&self) -> VerifyReport {
-        let advertise = self.report();
-        let daemon_ms = advertise.verify_ms.unwrap_or_default();
-        VerifyReport {
-            kernel_ms: self.kernel_ms,
-            daemon_ms,
-            verify_ms: self.kernel_ms + daemon_ms,
-            differences: advertise.differences,
+impl Asked {
+    /// Tells what was found.
+    pub(crate) fn answer(self, advertise: AdvertiseReport, differences: usize) {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        let report = VerifyReport {
+            kernel_ms: ms(self.kernel),
+            daemon_ms: advertise.verify_ms.unwrap_or_default(),
+            verify_ms: ms(self.since.elapsed()),
+            differences,
             advertise,
-        }
+        };
+        let answer = serde_json::to_value(report);
+        let answer = answer.map_or_else(|e| Answer::Error(e.to_string()), Answer::Ok);
+        // Who has gone needs no answer.
+        let _ = self.reply.send(answer);
     }
+}
 
+impl Announcer {
     /// All there is to say.
     pub(crate) fn report(&self) -> AdvertiseReport {
         let peers = self.peers();
@@ -168,6 +176,7 @@ impl Announcer {
             verify_ms: last.map(|look| look.took.as_secs_f64() * 1000.0),
             verifications: self.looks,
             differences: lacking + stale + unsent + leaked,
+            unconfirmed: self.unconfirmed.len(),
             undone: self.reconciler.totals().undone,
             resent: self.resent,
             drain: self.drain_report(),
@@ -224,10 +233,11 @@ impl Announcer {
             sets.into_iter().any(|set| set.contains(prefix))
         };
         let observed = self.reconciler.observed();
-        let done = self
-            .reconciler
-            .desired()
-            .filter(|(prefix, wanted, _)| observed.get(prefix) == Some(*wanted) && !unsent(prefix));
+        let done = self.reconciler.desired().filter(|(prefix, wanted, _)| {
+            observed.get(prefix) == Some(*wanted)
+                && !self.unconfirmed.contains(*prefix)
+                && !unsent(prefix)
+        });
         Some(DrainReport {
             since: drained.since,
             prepend: drained.prepend,
@@ -290,6 +300,17 @@ impl Announcer {
                      switches; export only what is local (`l2isolate render-bgp`)",
                     some(about.leaked.iter())
                 ),
+            );
+        }
+        let missed: Vec<&IpNet> = self.missed().collect();
+        if !missed.is_empty() {
+            name(
+                format!("announcement of {}", some(missed.into_iter())),
+                "the routing daemon hasn't picked the route up, which was set again for its sake: \
+                 see whether its filters are those of docs/hand-over.md (`l2isolate render-bgp` \
+                 writes them), and have it read the kernel's routes anew (BIRD: `reload in` of its \
+                 kernel protocol; FRR: restart zebra and bgpd)"
+                    .to_owned(),
             );
         }
         let refused = self

@@ -1,15 +1,13 @@
-//! What each interface carries, by the kernel's counters (proc(5), net/dev).
+//! What uplinks carry, by the kernel's counters. Only they are looked at, so a
+//! look costs the same however many taps there are.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
-/// Packets and bytes of an interface since it is there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    pub(crate) received_bytes: u64,
-    pub(crate) received_packets: u64,
-    pub(crate) sent_bytes: u64,
-    pub(crate) sent_packets: u64,
-}
+use l2isolate_kernel::traffic::{Carried, Traffic};
+use tracing::warn;
 
 /// Packets in a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -22,14 +20,19 @@ pub(crate) struct Rate {
 pub(crate) struct Uplinks {
     /// Those that are named by the operator.
     names: Vec<String>,
-    last: Option<(Instant, BTreeMap<String, Count>)>,
+    traffic: Option<Traffic>,
+    last: Option<(Instant, BTreeMap<String, Carried>)>,
     rates: BTreeMap<String, Rate>,
 }
 
 impl Uplinks {
+    /// In the calling thread's network namespace.
     pub(crate) fn new(names: &[String]) -> Self {
+        let traffic = Traffic::open();
+        let traffic = traffic.inspect_err(|error| warn!(%error, "what uplinks carry isn't known"));
         Self {
             names: names.to_vec(),
+            traffic: traffic.ok(),
             last: None,
             rates: BTreeMap::new(),
         }
@@ -40,74 +43,43 @@ impl Uplinks {
         self.names.iter().map(String::as_str)
     }
 
-    /// Looks now.
-    pub(crate) fn sample(&mut self, now: Instant) {
-        // Of this thread's namespace, which is the agent's.
-        let Ok(text) = std::fs::read_to_string("/proc/thread-self/net/dev") else {
+    /// Looks now, also at `others`.
+    pub(crate) fn sample(&mut self, now: Instant, others: &[&String]) {
+        let Some(traffic) = &mut self.traffic else {
             return;
         };
-        let counts = read(&text);
+        let names: BTreeSet<&str> = self
+            .names
+            .iter()
+            .chain(others.iter().copied())
+            .map(String::as_str)
+            .collect();
+        let carried = names
+            .into_iter()
+            // A peer may be named by its address.
+            .filter_map(|name| Some((name.to_owned(), traffic.of(name.parse().ok()?)?)));
+        let carried: BTreeMap<String, Carried> = carried.collect();
         if let Some((at, before)) = &self.last {
             let seconds = now.duration_since(*at).as_secs_f64().max(0.001);
             #[expect(clippy::cast_precision_loss, reason = "counts of seconds are small")]
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-            let rates = counts.iter().filter_map(|(name, count)| {
+            let rates = carried.iter().filter_map(|(name, carried)| {
                 let before = before.get(name)?;
                 let rate = Rate {
-                    received: rate(count.received_packets, before.received_packets),
-                    sent: rate(count.sent_packets, before.sent_packets),
+                    received: rate(carried.received_packets, before.received_packets),
+                    sent: rate(carried.sent_packets, before.sent_packets),
                 };
                 Some((name.clone(), rate))
             });
             self.rates = rates.collect();
         }
-        self.last = Some((now, counts));
+        self.last = Some((now, carried));
     }
 
     /// What an interface has carried and carries.
-    pub(crate) fn of(&self, name: &str) -> Option<(Count, Rate)> {
-        let (_, counts) = self.last.as_ref()?;
+    pub(crate) fn of(&self, name: &str) -> Option<(Carried, Rate)> {
+        let (_, carried) = self.last.as_ref()?;
         let rate = self.rates.get(name).copied().unwrap_or_default();
-        Some((*counts.get(name)?, rate))
-    }
-}
-
-/// `  eth0: bytes packets errs drop fifo frame compressed multicast bytes packets …`
-fn read(text: &str) -> BTreeMap<String, Count> {
-    let line = |line: &str| {
-        let (name, numbers) = line.split_once(':')?;
-        let numbers: Vec<u64> = numbers
-            .split_ascii_whitespace()
-            .map(|word| word.parse().unwrap_or(0))
-            .collect();
-        let count = Count {
-            received_bytes: *numbers.first()?,
-            received_packets: *numbers.get(1)?,
-            sent_bytes: *numbers.get(8)?,
-            sent_packets: *numbers.get(9)?,
-        };
-        Some((name.trim().to_owned(), count))
-    };
-    text.lines().filter_map(line).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_are_read_by_their_columns() {
-        let text = "Inter-|   Receive                                                |  Transmit\n \
-             face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets\n   \
-             up0: 1000 10 0 0 0 0 0 1 2000 20 0 0 0 0 0 0\n";
-        let counts = read(text);
-        let expected = Count {
-            received_bytes: 1000,
-            received_packets: 10,
-            sent_bytes: 2000,
-            sent_packets: 20,
-        };
-        assert_eq!(counts.get("up0"), Some(&expected));
-        assert_eq!(counts.len(), 1);
+        Some((*carried.get(name)?, rate))
     }
 }

@@ -53,11 +53,12 @@ pub(crate) fn run(
     }
 }
 
-/// Whether every prefix is in the daemon as it shall be, and was sent so.
+/// Whether every prefix was read back from the daemon as it shall be, since it
+/// was told, and was sent to all.
 fn is_done(report: &AdvertiseReport) -> bool {
     let sent = match &report.drain {
         Some(DrainReport { done, of, .. }) => done == of,
-        None => report.in_rib == report.wanted,
+        None => report.in_rib == report.wanted && report.unconfirmed == 0,
     };
     sent && report.away.is_none() && report.differences == 0
 }
@@ -69,7 +70,8 @@ fn progress(report: &AdvertiseReport) -> String {
         }
         None => format!(
             "undraining: {} of {} prefixes are as usual",
-            report.in_rib, report.wanted
+            report.in_rib.saturating_sub(report.unconfirmed),
+            report.wanted
         ),
     };
     match &report.away {

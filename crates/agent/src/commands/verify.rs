@@ -7,7 +7,6 @@ use super::{print, status::announcing, well};
 use crate::{
     announcer::report::VerifyReport,
     control::{Request, client},
-    report::StatusReport,
 };
 
 /// Has the agent compare.
@@ -15,11 +14,7 @@ use crate::{
 /// # Errors
 /// No agent answers, or it has no daemon to ask.
 pub(crate) fn run(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let mut report: VerifyReport = client::ask(socket, Request::Verify)?;
-    // What is to be announced is what is in the kernel: what should be there and
-    // isn't, the status knows.
-    let status: StatusReport = client::ask(socket, Request::Status)?;
-    report.differences = status.differences;
+    let report: VerifyReport = client::ask(socket, Request::Verify)?;
     print(&report, json, text)?;
     let advertise = &report.advertise;
     let sound = advertise.away.is_none() && advertise.problems.is_empty();
@@ -34,7 +29,7 @@ fn text(report: &VerifyReport) -> String {
     let (kernel, daemon, both) = (report.kernel_ms, report.daemon_ms, report.verify_ms);
     let _ = writeln!(
         out,
-        "{:<13}{both:.1} ms: the kernel {kernel:.1}, the daemon {daemon:.1}",
+        "{:<13}{both:.1} ms; beside each other the kernel {kernel:.1}, the daemon {daemon:.1}",
         "took"
     );
     let _ = writeln!(

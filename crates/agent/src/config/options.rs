@@ -11,8 +11,8 @@ use super::{
     LogFormat, Problem, SourceKind,
     metadata::{MetadataSource, Protocol, Servers},
     types::{
-        Addresses, Advertise, Bounds, Communities, Domain, Interfaces, Prefixes, Typed, Underlay,
-        Url, UserName, Words,
+        Addresses, Advertise, Bounds, Communities, Domain, Interfaces, PicksUp, Prefixes, Typed,
+        Underlay, Url, UserName, Words,
     },
 };
 
@@ -211,7 +211,7 @@ options! {
 
     /// With advertise = kernel: the routing daemon (frr or bird) that is asked what
     /// it has made of the routes; kernel: none.
-    ["l2isolate"] verify_daemon: Advertise = "kernel";
+    ["l2isolate"] verify_daemon: PicksUp = "kernel";
 
     /// How often the routing daemon is read back and compared, in seconds.
     ["l2isolate"] verify_interval: Duration = "1", in 0..=3_600, check not_too_often;

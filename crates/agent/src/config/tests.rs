@@ -184,6 +184,20 @@ fn what_is_wrong_is_named() {
 
 /// The agent shares neutron.conf: what reaches RabbitMQ is read from there, and
 /// only where it is needed. A password is never repeated.
+/// It could verify nothing, and would call every prefix missing.
+#[test]
+fn gobgp_is_not_asked_what_it_picked_up() {
+    let said = problems("[l2isolate]\nverify_daemon = gobgp\n");
+    let [problem] = said.as_slice() else {
+        panic!("{said:?}");
+    };
+    assert!(problem.contains("advertise = gobgp"), "{problem}");
+    assert!(
+        problem.contains("expected kernel, frr or bird"),
+        "{problem}"
+    );
+}
+
 #[test]
 fn messaging_is_read_from_neutron_conf() {
     let text = "[DEFAULT]\ntransport_url = rabbit://u:geheim@h1,u:geheim@h2/v\n\

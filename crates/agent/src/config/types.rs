@@ -299,6 +299,25 @@ impl Typed for Advertise {
     }
 }
 
+/// A daemon that picks routes up from the kernel, or none: [`Advertise::Kernel`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PicksUp(pub(crate) Advertise);
+
+impl Typed for PicksUp {
+    const EXPECTED: &'static str = "kernel, frr or bird";
+
+    fn parse(text: &str, bounds: &Bounds) -> Result<Self, String> {
+        match Advertise::parse(text, bounds)? {
+            Advertise::Gobgp => Err(
+                "picks up no routes from the kernel, so there is nothing to compare: set advertise \
+                 = gobgp to have GoBGP told"
+                    .to_owned(),
+            ),
+            daemon => Ok(Self(daemon)),
+        }
+    }
+}
+
 /// Communities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Communities(pub(crate) Vec<Community>);

@@ -73,6 +73,13 @@ pub enum Bench {
         /// Which routing daemons to run; default: FRR, then BIRD.
         #[arg(long, value_enum)]
         fabric: Option<Mix>,
+        /// Only these parts, with commas between.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<fabric::Part>,
+        /// How often the hypervisor's daemon is ended in each way; what is lost is
+        /// added up.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        restarts: u32,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -166,9 +173,18 @@ impl Bench {
                 let report = resync::run(&common.agent()?, ports, fabric, !without_firewall)?;
                 (serde_json::to_value(report), common.json)
             }
-            Self::Fabric { fabric, common } => {
-                let fabrics = fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]);
-                let report = fabric::run(&common.agent()?, &fabrics)?;
+            Self::Fabric {
+                fabric,
+                only,
+                restarts,
+                common,
+            } => {
+                let choice = fabric::Choice {
+                    fabrics: fabric.map_or(vec![Mix::Frr, Mix::Bird], |fabric| vec![fabric]),
+                    parts: only,
+                    restarts,
+                };
+                let report = fabric::run(&common.agent()?, &choice)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Filter {

@@ -98,6 +98,46 @@ fn ports_are_announced_by_bird() {
     ports_are_announced_and_kept_announced(Flavour::Bird, &["disable l2isolate4"]);
 }
 
+#[test]
+fn ports_are_announced_by_gobgp() {
+    let by_hand = [
+        "global",
+        "rib",
+        "del",
+        "10.252.1.1/32",
+        "identifier",
+        "76",
+        "-a",
+        "ipv4",
+    ];
+    ports_are_announced_and_kept_announced(Flavour::Gobgp, &by_hand);
+}
+
+/// GoBGP tells of changes: what is taken from it by hand is there again though
+/// nobody looks for the next hour.
+#[test]
+fn what_gobgp_tells_of_is_mended_at_once() {
+    let mut rig = Rig::new(Flavour::Gobgp, Way::Told, "verify_interval = 3600");
+    let [one] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port], false);
+    rig.by_hand(&[
+        "global",
+        "rib",
+        "del",
+        "10.252.1.1/32",
+        "identifier",
+        "76",
+        "-a",
+        "ipv4",
+    ]);
+    rig.host.until("it is noticed and mended", || {
+        let status = advertise(&rig);
+        status["undone"].as_u64() > Some(0) && status["in_rib"] == 4
+    });
+    rig.announced(&[&one.port], false);
+}
+
 /// While the daemon is away, that is named, wiring goes on, and when it is
 /// back it has all there is by then.
 fn a_dead_daemon_is_named_and_told_again(flavour: Flavour) {

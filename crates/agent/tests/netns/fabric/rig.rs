@@ -1,8 +1,8 @@
 //! A host with a real routing daemon between two switches of BIRD.
 //!
 //! ```text
-//!   guests ── hypervisor: agent, FRR or BIRD ─┬─ up1 ── tor1 (AS 65001)
-//!                                             └─ up2 ── tor2 (AS 65002)
+//!   guests ── hypervisor: agent, routing daemon ─┬─ up1 ── tor1 (AS 65001)
+//!                                                └─ up2 ── tor2 (AS 65002)
 //! ```
 
 use std::{
@@ -58,12 +58,16 @@ impl Rig {
             let directory = host.path(switch);
             fs::create_dir(&directory).unwrap();
             fs::write(directory.join("bird.conf"), switch_config(number, asn)).unwrap();
-            switches.insert(switch, bird(&namespace, &directory));
+            switches.insert(switch, bird(&namespace, &directory, "bird.conf"));
         }
         let config = host.path("l2isolate.conf");
         let (ways, word) = match flavour {
             Flavour::Frr => ("frr", format!("frr_sockets = {}", place.display())),
-            _ => (
+            Flavour::Gobgp => (
+                "gobgp",
+                format!("gobgp_address = unix://{}/gobgp.sock", place.display()),
+            ),
+            Flavour::Bird => (
                 "bird",
                 format!(
                     "bird_socket = {0}/bird.ctl\nbird_file = {0}/l2isolate.conf",
@@ -88,7 +92,7 @@ impl Rig {
             addresses,
             switches,
         };
-        fs::write(place.join("bird.conf"), rig.rendered(way)).unwrap();
+        fs::write(place.join("rendered.conf"), rig.rendered(way)).unwrap();
         rig.start_daemon();
         rig
     }
@@ -98,7 +102,7 @@ impl Rig {
         let uplink = |number: usize| Uplink {
             interface: format!("up{}", number + 1),
             peer: Some(self.addresses[number]),
-            peer_asn: None,
+            peer_asn: Some(SWITCHES[number].1),
         };
         let host = render::Host {
             name: "hv".to_owned(),
@@ -119,7 +123,8 @@ impl Rig {
             bird_file: self.host.path("hv/l2isolate.conf"),
             version: match self.flavour {
                 Flavour::Frr => "8.4.4".to_owned(),
-                _ => "2.0.12".to_owned(),
+                Flavour::Bird => "2.0.12".to_owned(),
+                Flavour::Gobgp => "3.10.0".to_owned(),
             },
         };
         render::render(&host, self.flavour).unwrap()
@@ -128,9 +133,27 @@ impl Rig {
     /// Starts the host's routing daemon.
     pub(super) fn start_daemon(&mut self) {
         let place = self.host.path("hv");
-        if self.flavour == Flavour::Bird {
-            self.daemons = vec![bird(&self.host.hv, &place)];
-            return;
+        match self.flavour {
+            Flavour::Frr => {}
+            Flavour::Bird => {
+                self.daemons = vec![bird(&self.host.hv, &place, "rendered.conf")];
+                return;
+            }
+            Flavour::Gobgp => {
+                let socket = place.join("gobgp.sock");
+                let _ = fs::remove_file(&socket);
+                let mut command = netns::command(&self.host.hv, "gobgpd");
+                command
+                    .args(["-t", "toml", "-f"])
+                    .arg(place.join("rendered.conf"));
+                command
+                    .arg("--api-hosts")
+                    .arg(format!("unix://{}", socket.display()));
+                command.args(["--pprof-disable", "--log-plain"]);
+                self.daemons = vec![spawn(command, &place)];
+                wait_for(&self.host, &socket);
+                return;
+            }
         }
         fs::write(place.join("empty.conf"), "").unwrap();
         for name in ["zebra", "bgpd"] {
@@ -155,7 +178,7 @@ impl Rig {
             .arg("--vty_socket")
             .arg(&place)
             .arg("-f")
-            .arg(place.join("bird.conf"))
+            .arg(place.join("rendered.conf"))
             .output()
             .unwrap();
         assert!(read.status.success(), "{read:?}");
@@ -234,17 +257,31 @@ impl Rig {
     /// Tells the host's daemon something, as an operator would.
     pub(super) fn by_hand(&self, commands: &[&str]) {
         let place = self.host.path("hv");
-        if self.flavour == Flavour::Bird {
-            for command in commands {
-                birdc(&place.join("bird.ctl"), command);
+        let mut command = match self.flavour {
+            Flavour::Bird => {
+                for command in commands {
+                    birdc(&place.join("bird.ctl"), command);
+                }
+                return;
             }
-            return;
-        }
-        let mut command = Command::new("vtysh");
-        command.arg("--vty_socket").arg(place).args(["-d", "bgpd"]);
-        for line in commands {
-            command.args(["-c", line]);
-        }
+            Flavour::Gobgp => {
+                let mut command = Command::new("gobgp");
+                let socket = place.join("gobgp.sock");
+                command
+                    .arg("--target")
+                    .arg(format!("unix://{}", socket.display()));
+                command.args(commands);
+                command
+            }
+            Flavour::Frr => {
+                let mut command = Command::new("vtysh");
+                command.arg("--vty_socket").arg(place).args(["-d", "bgpd"]);
+                for line in commands {
+                    command.args(["-c", line]);
+                }
+                command
+            }
+        };
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
@@ -300,11 +337,11 @@ fn birdc(socket: &Path, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn bird(namespace: &str, place: &Path) -> Child {
+fn bird(namespace: &str, place: &Path, config: &str) -> Child {
     let socket: PathBuf = place.join("bird.ctl");
     let _ = fs::remove_file(&socket);
     let mut command = netns::command(namespace, "bird");
-    command.args(["-f", "-c"]).arg(place.join("bird.conf"));
+    command.args(["-f", "-c"]).arg(place.join(config));
     command.arg("-s").arg(&socket);
     command.arg("-P").arg(place.join("bird.pid"));
     command.arg("-D").arg(place.join("bird.log"));

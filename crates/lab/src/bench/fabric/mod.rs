@@ -7,10 +7,11 @@
 
 mod announce;
 mod faults;
-mod verify;
+pub mod verify;
 
 use std::{path::Path, time::Duration};
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
@@ -37,7 +38,40 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Ports: guests whose announcement is timed, and the one that the flows are of.
 const PORTS: usize = 31;
 
-/// What is printed.
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// How fast a guest is announced: `announce_ms`.
+    Announce,
+    /// A ToR taken out and put back: `drain`.
+    Drain,
+    /// The hypervisor's daemon killed and restarted: `daemon_restart`.
+    Restart,
+    /// What nobody planned: `linkdown_ms`, `bgpd_kill_ms`, `dead_switch_ms`.
+    Unplanned,
+    /// Comparing and mending, with FRR: `verify_ms`, `heal_s`.
+    Verify,
+}
+
+/// What to measure, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Which routing daemons, one fabric after the other.
+    pub fabrics: Vec<Mix>,
+    /// Which parts; none: all.
+    pub parts: Vec<Part>,
+    /// How often the hypervisor's daemon is ended in each way; what is lost is
+    /// added up.
+    pub restarts: u32,
+}
+
+impl Choice {
+    fn has(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+}
+
+/// What is printed; what wasn't asked for is null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// FRR everywhere.
@@ -56,32 +90,32 @@ pub struct Report {
 }
 
 /// A fabric of one flavour.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Flavour {
     /// A ToR taken out of service and put back, by the operators' page.
     pub drain: Lost,
     /// The hypervisor's daemon killed, and restarted its graceful way.
     pub daemon_restart: Lost,
     /// Longest silence of a flow: the hypervisor's link to a ToR goes down.
-    pub linkdown_ms: f64,
+    pub linkdown_ms: Option<f64>,
     /// The same: a ToR's BGP daemon is killed.
-    pub bgpd_kill_ms: f64,
+    pub bgpd_kill_ms: Option<f64>,
     /// The same: a ToR is dead, its links are up.
-    pub dead_switch_ms: f64,
+    pub dead_switch_ms: Option<f64>,
     /// From a guest's route in the hypervisor's kernel to the kernel of a ToR in
     /// the other rack.
     pub announce_ms: Median,
 }
 
 /// Packets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Lost {
     /// Sent and never received.
-    pub lost: u64,
+    pub lost: Option<u64>,
 }
 
 /// A median in milliseconds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Median {
     /// Median.
     pub p50: Option<f64>,
@@ -96,13 +130,18 @@ pub struct Besides {
     /// BIRD everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bird: Option<More>,
+    /// What `verify_ms` is made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<verify::Parts>,
 }
 
 /// More of one fabric.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct More {
     /// Packets sent in the drain cycle.
-    pub drain_sent: u64,
+    pub drain_sent: Option<u64>,
+    /// How often the daemon was ended in each of the following ways.
+    pub restarts: u32,
     /// The part of `daemon_restart` with SIGKILL.
     pub daemon_killed: Lost,
     /// The part of it in the graceful way.
@@ -110,14 +149,14 @@ pub struct More {
     /// Not in it: with SIGTERM.
     pub daemon_terminated: Lost,
     /// Longest silence while nothing happens: the floor of the other figures.
-    pub undisturbed_ms: f64,
+    pub undisturbed_ms: Option<f64>,
 }
 
 /// Measures each fabric, one after the other.
 ///
 /// # Errors
 /// A lab can't be built, or doesn't come together again.
-pub fn run(agent: &Path, fabrics: &[Mix]) -> Result<Report> {
+pub fn run(agent: &Path, choice: &Choice) -> Result<Report> {
     let mut report = Report {
         frr: None,
         bird: None,
@@ -125,8 +164,7 @@ pub fn run(agent: &Path, fabrics: &[Mix]) -> Result<Report> {
         heal_s: None,
         besides: Besides::default(),
     };
-    for fabric in fabrics {
-        let (flavour, more) = measure(agent, *fabric)?;
+    for fabric in &choice.fabrics {
         let (at, besides) = match fabric {
             Mix::Bird => (&mut report.bird, &mut report.besides.bird),
             Mix::Frr => (&mut report.frr, &mut report.besides.frr),
@@ -135,15 +173,20 @@ pub fn run(agent: &Path, fabrics: &[Mix]) -> Result<Report> {
                 return Err(Error::Program(reason.to_owned()));
             }
         };
-        (*at, *besides) = (Some(flavour), Some(more));
-        if *fabric == Mix::Frr {
-            (report.verify_ms, report.heal_s) = verify::measure(agent)?;
+        if choice.parts != [Part::Verify] {
+            let (flavour, more) = measure(agent, *fabric, choice)?;
+            (*at, *besides) = (Some(flavour), Some(more));
+        }
+        if *fabric == Mix::Frr && choice.has(Part::Verify) {
+            let figures = verify::measure(agent)?;
+            (report.verify_ms, report.heal_s) = (figures.verify_ms, figures.heal_s);
+            report.besides.verify = Some(figures.parts);
         }
     }
     Ok(report)
 }
 
-fn measure(agent: &Path, fabric: Mix) -> Result<(Flavour, More)> {
+fn measure(agent: &Path, fabric: Mix, choice: &Choice) -> Result<(Flavour, More)> {
     let options = SiteOptions {
         fabric,
         options: Options {
@@ -156,7 +199,10 @@ fn measure(agent: &Path, fabric: Mix) -> Result<(Flavour, More)> {
     let probed = |place: usize| place + 1 == PORTS;
     let site = Site::with(&options, agent.to_owned(), probed)?;
     site.write_intent()?;
-    let announce = announce::measure(&site)?;
+    let mut flavour = Flavour::default();
+    if choice.has(Part::Announce) {
+        flavour.announce_ms.p50 = announce::measure(&site)?;
+    }
     let guest = site
         .vms
         .last()
@@ -164,9 +210,9 @@ fn measure(agent: &Path, fabric: Mix) -> Result<(Flavour, More)> {
     site.start(guest)?;
     let bench = Bench { site: &site, guest };
     bench.reachable()?;
-    let result = faults::measure(&bench, announce)?;
+    let more = faults::measure(&bench, choice, &mut flavour)?;
     site.lab.down()?;
-    Ok(result)
+    Ok((flavour, more))
 }
 
 /// The flows and where they run.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::super::{
@@ -35,11 +36,28 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Between two questions to bgpd.
 const POLL: Duration = Duration::from_millis(20);
 
-/// `verify_ms` and `heal_s`: medians.
+/// Medians.
+pub(super) struct Figures {
+    pub(super) verify_ms: Option<f64>,
+    pub(super) heal_s: Option<f64>,
+    /// Parts of `verify_ms`, by the agent's word.
+    pub(super) parts: Parts,
+}
+
+/// What a verification is made of, in milliseconds: the agent's word.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Parts {
+    /// Reading the kernel.
+    pub kernel_ms: Option<f64>,
+    /// Reading the daemon.
+    pub daemon_ms: Option<f64>,
+}
+
+/// Compares and mends.
 ///
 /// # Errors
 /// What was taken away doesn't come back, or things aren't announced at all.
-pub(super) fn measure(binary: &std::path::Path) -> Result<(Option<f64>, Option<f64>)> {
+pub(super) fn measure(binary: &std::path::Path) -> Result<Figures> {
     let plan = Options {
         fabric: Mix::Frr,
         options: topology::Options::default(),
@@ -73,10 +91,15 @@ pub(super) fn measure(binary: &std::path::Path) -> Result<(Option<f64>, Option<f
         Ok((!whole).then_some(missing).into_iter().collect())
     })?;
     let mut runs = Vec::new();
+    let (mut kernel, mut daemon) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         let start = Instant::now();
-        verify()?;
+        let report = verify()?;
         runs.push(start.elapsed());
+        for (key, parts) in [("kernel_ms", &mut kernel), ("daemon_ms", &mut daemon)] {
+            let ms = report.get(key).and_then(Value::as_f64).unwrap_or_default();
+            parts.push(Duration::from_secs_f64(ms / 1000.0));
+        }
     }
     progress(&format!("  {wanted} prefixes verified: {runs:.1?}"));
     let mut healed = Vec::new();
@@ -90,10 +113,15 @@ pub(super) fn measure(binary: &std::path::Path) -> Result<(Option<f64>, Option<f
     progress(&format!("  taken away by hand, back after {healed:.2?}"));
     site.lab.down()?;
     let seconds = |d: Duration| stats::rounded(d.as_secs_f64());
-    Ok((
-        stats::percentile(&runs, 50).map(stats::ms),
-        stats::percentile(&healed, 50).map(seconds),
-    ))
+    let median = |all: &[Duration]| stats::percentile(all, 50).map(stats::ms);
+    Ok(Figures {
+        verify_ms: median(&runs),
+        heal_s: stats::percentile(&healed, 50).map(seconds),
+        parts: Parts {
+            kernel_ms: median(&kernel),
+            daemon_ms: median(&daemon),
+        },
+    })
 }
 
 /// The agent tells FRR what to announce; FRR no longer picks it up by itself.
