@@ -27,7 +27,7 @@ pub const ROUTE_PROTOCOL: u8 = 76;
 pub const ROUTE_METRIC: u32 = 5;
 const SUBNET4: &str = "44444444-0000-4000-8000-000000000004";
 const SUBNET6: &str = "66666666-0000-4000-8000-000000000006";
-const GROUP: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+pub(crate) const GROUP: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const PROJECT: &str = "00000000000040008000000000001ab0";
 /// Older than anything: all ports of a lab are made at the same time.
 const CREATED: &str = "2026-01-01T00:00:00Z";

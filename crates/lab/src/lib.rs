@@ -14,7 +14,9 @@
 //! * [`lab`] puts these together; [`state`] remembers what was made, so that
 //!   all of it can be taken down, also after a crash.
 //! * [`maintenance`] takes a ToR out of service and puts it back.
-//! * [`matrix`], [`path`] and [`probe`] look at the result from the outside;
+//! * [`migrate`] has a guest move to another hypervisor while it runs.
+//! * [`matrix`], [`path`], [`probe`] and [`connections`] look at the result from
+//!   the outside;
 //!   [`throughput`] and [`bench`] measure it.
 //!
 //! Needs root, iproute2, and FRR or BIRD installed (not running).
@@ -23,6 +25,7 @@ pub mod agent;
 pub mod bench;
 pub mod broker;
 pub mod budget;
+pub mod connections;
 pub mod daemon;
 pub mod demo;
 pub mod dhcp;
@@ -32,6 +35,7 @@ pub mod fake;
 pub mod lab;
 pub mod maintenance;
 pub mod matrix;
+pub mod migrate;
 pub mod netns;
 pub mod neutron;
 pub mod nova;

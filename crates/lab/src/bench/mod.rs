@@ -7,6 +7,7 @@
 //! * [`fabric`]: what is lost while the fabric is operated, or breaks.
 //! * [`filter`]: what the firewall costs, per change and per packet.
 //! * [`guest`]: what guests get from their own hypervisor, and how soon.
+//! * [`migrate`]: what flows notice of a guest that moves to another rack.
 //! * [`neutron`]: a real Neutron and its agents, one and many.
 //!
 //! `docs/benchmarks.md` says what each figure means. What can break it: a
@@ -17,6 +18,7 @@ pub mod fabric;
 pub mod filter;
 pub mod guest;
 mod message;
+pub mod migrate;
 mod monitor;
 pub mod neutron;
 mod reach;
@@ -80,6 +82,19 @@ pub enum Bench {
         /// added up.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         restarts: u32,
+        /// As with every bench.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A guest moves from rack to rack and back, ten times: what flows and
+    /// connections notice.
+    Migrate {
+        /// Which routing daemons to run; default: BIRD, then FRR.
+        #[arg(long, value_enum)]
+        fabric: Option<Mix>,
+        /// How often it moves.
+        #[arg(long, default_value_t = 10)]
+        migrations: usize,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -185,6 +200,15 @@ impl Bench {
                     restarts,
                 };
                 let report = fabric::run(&common.agent()?, &choice)?;
+                (serde_json::to_value(report), common.json)
+            }
+            Self::Migrate {
+                fabric,
+                migrations,
+                common,
+            } => {
+                let fabrics = fabric.map_or(vec![Mix::Bird, Mix::Frr], |fabric| vec![fabric]);
+                let report = migrate::run(&common.agent()?, &fabrics, migrations)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Filter {

@@ -14,6 +14,7 @@ mod faults;
 mod fixture;
 mod hand_over;
 mod lifecycle;
+mod migrate;
 mod neutron;
 mod operate;
 mod whole;

@@ -1,0 +1,218 @@
+//! `bench migrate`: what connections and flows notice of a guest that moves from
+//! rack to rack and back.
+//!
+//! Flows of numbered packets run from a third rack to the guest, from a VM of the
+//! host that it leaves to the guest, and from the guest to the third rack, both
+//! families. The guest is a namespace ([`crate::migrate`]), so there is no pause
+//! of its own to take off: what is measured is the network's.
+
+use std::{path::Path, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::stats;
+use crate::{
+    Error, Result,
+    connections::Connections,
+    fabric::{Family, Vm},
+    lab::{Guard, Plan, progress, unique_name},
+    migrate::Mobile,
+    probe::{FlowSpec, Probe, Report as Flows},
+    process,
+    topology::{Mix, Shape, Topology},
+};
+
+/// Packets per second of each flow.
+const RATE: u32 = 1000;
+/// Connections that stay open beside the stream.
+const CONNECTIONS: usize = 100;
+/// From the announcement of a migration to the guest's move: QEMU copies memory
+/// for longer.
+const COPY: Duration = Duration::from_secs(1);
+/// Before and after.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long agents and fabric may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What is printed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// BIRD everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bird: Option<Flavour>,
+    /// FRR everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frr: Option<Flavour>,
+    /// Connections that broke, of all fabrics.
+    pub tcp_resets: usize,
+    /// What the figures mean.
+    pub definitions: Value,
+}
+
+/// A fabric of one flavour.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Flavour {
+    /// Longest silence of any flow in each migration.
+    pub blackout_ms: Median,
+    /// Packets.
+    pub lost: u64,
+    /// Packets.
+    pub sent: u64,
+    /// Longest silence, by who sends to whom: medians.
+    pub from_far_rack_ms: Option<f64>,
+    /// See [`Self::from_far_rack_ms`].
+    pub from_old_host_ms: Option<f64>,
+    /// See [`Self::from_far_rack_ms`].
+    pub from_guest_ms: Option<f64>,
+    /// Longest silence while nothing happens: the floor of the others.
+    pub undisturbed_ms: f64,
+}
+
+/// A median in milliseconds, and the worst.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Median {
+    /// Median.
+    pub p50: Option<f64>,
+    /// Maximum.
+    pub max: Option<f64>,
+}
+
+/// Measures each fabric, one after the other.
+///
+/// # Errors
+/// A lab can't be built, or a migration doesn't happen.
+pub fn run(agent: &Path, fabrics: &[Mix], migrations: usize) -> Result<Report> {
+    let mut report = Report {
+        bird: None,
+        frr: None,
+        tcp_resets: 0,
+        definitions: definitions(migrations),
+    };
+    for fabric in fabrics {
+        let (flavour, resets) = measure(agent, *fabric, migrations)?;
+        report.tcp_resets += resets;
+        match fabric {
+            Mix::Bird => report.bird = Some(flavour),
+            Mix::Frr => report.frr = Some(flavour),
+            Mix::Mixed => {
+                let reason = "bench migrate measures one flavour at a time: frr or bird";
+                return Err(Error::Program(reason.to_owned()));
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn definitions(migrations: usize) -> Value {
+    json!({
+        "migrations": migrations,
+        "flows": "6: far rack to guest, VM of the old host to guest, guest to far rack; IPv4 and \
+                  IPv6; 1,000 packets/s each",
+        "guest": "a namespace whose interface changes its port in well under a millisecond; it \
+                  has no pause of its own; its first frame at the destination is a RARP or \
+                  whatever it sends before that",
+        "blackout_ms": "of each migration the longest time between two packets received, of any \
+                        flow; 1 ms is the flows' own spacing",
+        "lost": "packets of all flows and migrations that were sent and never received",
+        "tcp_resets": "of a stream of some 100 Mbit/s and 100 idle connections those that don't \
+                       carry bytes both ways after a migration",
+    })
+}
+
+fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usize)> {
+    let shape = Shape {
+        spines: 2,
+        racks: 3,
+        tors: 2,
+        hypervisors: 1,
+        vms: 2,
+    };
+    let lab = Guard::up(Plan {
+        name: unique_name("migrate"),
+        topology: Topology::regular(shape, fabric),
+        agent: Some(agent.to_owned()),
+        owned: true,
+    })?;
+    lab.wait(LIMIT)?;
+    let mut guest = Mobile::new(&lab, "vm1-1-1")?;
+    let far = lab.fabric().vm("vm3-1-1")?;
+    lab.wait(LIMIT)?;
+    let moving = guest.vm.clone();
+    let mut connections = Connections::open(&lab, far, &moving, CONNECTIONS)?;
+    let undisturbed = {
+        let probe = Probe::start(
+            &lab,
+            &flows(&moving, far, lab.fabric().vm("vm1-1-2")?),
+            RATE,
+        )?;
+        process::sleep(2 * PAUSE)?;
+        probe.stop()?
+    };
+    let mut all: Vec<Flows> = Vec::new();
+    let mut resets = 0;
+    for _ in 0..migrations {
+        let (to, neighbour) = match guest.at.as_str() {
+            "hv1-1" => ("hv2-1", "vm1-1-2"),
+            _ => ("hv1-1", "vm2-1-2"),
+        };
+        let neighbour = lab.fabric().vm(neighbour)?;
+        let probe = Probe::start(&lab, &flows(&moving, far, neighbour), RATE)?;
+        let done = process::sleep(PAUSE)
+            .and_then(|()| guest.migrate(to, COPY, LIMIT))
+            .and_then(|()| process::sleep(PAUSE));
+        let flows = probe.stop()?;
+        done?;
+        let dropped: u32 = flows.flows.iter().map(|flow| flow.dropped).sum();
+        if dropped > 0 {
+            return Err(Error::Program(format!(
+                "the probe itself lost {dropped} packets; the machine is too busy"
+            )));
+        }
+        progress(&format!(
+            "  to {to:<10} {} of {} lost, longest silence {:.1} ms",
+            flows.lost, flows.sent, flows.longest_gap_ms
+        ));
+        all.push(flows);
+        resets += connections.broken();
+    }
+    let (_, broken) = connections.close()?;
+    resets += usize::from(broken);
+    lab.down()?;
+    let silence = |of: &dyn Fn(&Flows) -> f64| -> Vec<f64> { all.iter().map(of).collect() };
+    let blackouts = silence(&|flows| flows.longest_gap_ms);
+    let by = |from: usize| {
+        // As in `flows`: three kinds for each family.
+        let gaps = silence(&|flows| {
+            let kind = flows.flows.iter().skip(from).step_by(3);
+            kind.map(|flow| flow.longest_gap_ms).fold(0.0, f64::max)
+        });
+        stats::median(&gaps).map(stats::rounded)
+    };
+    let flavour = Flavour {
+        blackout_ms: Median {
+            p50: stats::median(&blackouts).map(stats::rounded),
+            max: blackouts
+                .iter()
+                .copied()
+                .reduce(f64::max)
+                .map(stats::rounded),
+        },
+        lost: all.iter().map(|flows| flows.lost).sum(),
+        sent: all.iter().map(|flows| flows.sent).sum(),
+        from_far_rack_ms: by(0),
+        from_old_host_ms: by(1),
+        from_guest_ms: by(2),
+        undisturbed_ms: stats::rounded(undisturbed.longest_gap_ms),
+    };
+    Ok((flavour, resets))
+}
+
+/// Three kinds, both families.
+fn flows<'a>(guest: &'a Vm, far: &'a Vm, neighbour: &'a Vm) -> Vec<FlowSpec<'a>> {
+    let kinds = [(far, guest), (neighbour, guest), (guest, far)];
+    Family::ALL
+        .into_iter()
+        .flat_map(|family| kinds.map(|(from, to)| FlowSpec { from, to, family }))
+        .collect()
+}

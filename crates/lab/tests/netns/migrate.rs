@@ -1,0 +1,234 @@
+//! A guest moves to another rack while it runs: connections live on, and
+//! whatever happens on the way, it is announced from where it is.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use l2isolate_lab::{
+    agent::{PROGRAM, find},
+    connections::Connections,
+    dhcp,
+    fabric::Family,
+    lab::{Guard, Plan, unique_name},
+    migrate::Mobile,
+    netns,
+    probe::{FlowSpec, Probe},
+    room,
+    topology::{Mix, Shape, Topology},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const OTHER: &str = "hv2-1";
+const HOME: &str = "hv1-1";
+
+/// Two racks with a hypervisor each; the first has FRR and the second BIRD, or
+/// the other way round, and so have the switches.
+fn lab() -> Guard {
+    let shape = Shape {
+        spines: 1,
+        racks: 2,
+        tors: 2,
+        hypervisors: 1,
+        vms: 2,
+    };
+    let lab = Guard::up(Plan {
+        name: unique_name("move"),
+        topology: Topology::regular(shape, Mix::Mixed),
+        agent: Some(find().unwrap()),
+        owned: true,
+    })
+    .unwrap();
+    lab.wait(LIMIT).unwrap();
+    lab
+}
+
+/// Waits until packets pass both ways between the guest and VMs of both racks.
+fn is_reached(guest: &Mobile<'_>, lab: &Guard) {
+    let others = ["vm1-1-2", "vm2-1-1"].map(|name| lab.fabric().vm(name).unwrap());
+    let mut specs = Vec::new();
+    for family in Family::ALL {
+        for other in others {
+            for (from, to) in [(other, &guest.vm), (&guest.vm, other)] {
+                specs.push(FlowSpec { from, to, family });
+            }
+        }
+    }
+    lab.until("the guest is reached by all", LIMIT, || {
+        let probe = Probe::start(lab, &specs, 100)?;
+        std::thread::sleep(Duration::from_millis(100));
+        let flows = probe.stop()?.flows;
+        let silent = flows.into_iter().filter(|flow| flow.received == 0);
+        Ok(silent
+            .map(|flow| format!("{} to {} by {}", flow.from, flow.to, flow.family))
+            .collect())
+    })
+    .unwrap();
+}
+
+/// Waits until exactly these hosts announce it to their switches.
+fn is_announced_by(guest: &Mobile<'_>, lab: &Guard, hosts: &[&str]) {
+    let prefixes = Family::ALL.map(|family| {
+        let bits = if family == Family::V4 { 32 } else { 128 };
+        (family, format!("{}/{bits}", guest.vm.address(family)))
+    });
+    lab.until("announcement from where it is", LIMIT, || {
+        let mut wrong = Vec::new();
+        for host in [HOME, OTHER] {
+            for tor in &lab.fabric().node(host)?.interfaces {
+                for (family, prefix) in &prefixes {
+                    let learned = lab.learned(&tor.peer, host, *family)?;
+                    if learned.contains(prefix) != hosts.contains(&host) {
+                        wrong.push(format!("{prefix} of {host} at {}", tor.peer));
+                    }
+                }
+            }
+        }
+        Ok(wrong)
+    })
+    .unwrap();
+}
+
+/// The gateway's hardware address in the guest's neighbour cache.
+fn gateway_mac(guest: &Mobile<'_>, lab: &Guard) -> String {
+    let namespace = lab.namespace(&guest.vm.name);
+    let found = |text: String| {
+        let mut words = text.split_ascii_whitespace().map(str::to_owned);
+        words.by_ref().find(|word| word == "lladdr")?;
+        words.next()
+    };
+    let end = Instant::now() + LIMIT;
+    loop {
+        let text = netns::ip(&namespace, &["neigh", "show", "dev", "eth0"]).unwrap();
+        if let Some(mac) = found(text) {
+            return mac;
+        }
+        assert!(Instant::now() < end, "the guest never resolved anybody");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the guest is leased its own address.
+fn is_leased(guest: &Mobile<'_>, lab: &Guard) {
+    let mac = guest.vm.mac.parse::<l2isolate_model::Mac>().unwrap();
+    let namespace = lab.namespace(&guest.vm.name);
+    let mut client = dhcp::Client::open(&namespace, "eth0", mac.bytes()).unwrap();
+    let mut offered = Ipv4Addr::UNSPECIFIED;
+    lab.until("a lease where it is", LIMIT, || {
+        client.send(dhcp::DISCOVER, &[]).unwrap();
+        let answer = client.answer(Duration::from_millis(500));
+        offered = answer.map_or(offered, |answer| answer.address);
+        let lacking = (offered != guest.vm.address4).then(|| offered.to_string());
+        Ok(lacking.into_iter().collect())
+    })
+    .unwrap();
+}
+
+/// There and back while connections are open, with the guest live at its
+/// destination before the control plane says so; then all that can go wrong
+/// between two hosts, an agent killed at each step.
+#[test]
+fn a_guest_moves_and_keeps_its_connections() {
+    let _room = room::shared();
+    let lab = lab();
+    let mut guest = Mobile::new(&lab, "vm1-1-1").unwrap();
+    is_reached(&guest, &lab);
+    let far = lab.fabric().vm("vm2-1-2").unwrap();
+    let mut connections = Connections::open(&lab, far, &guest.vm, 20).unwrap();
+    let gateway = gateway_mac(&guest, &lab);
+
+    // Make before break: while it leaves, both announce it, and nobody breaks.
+    let from = guest.begin(OTHER, LIMIT).unwrap();
+    is_announced_by(&guest, &lab, &[HOME]);
+    is_reached(&guest, &lab);
+    guest.jump(OTHER).unwrap();
+    is_announced_by(&guest, &lab, &[HOME, OTHER]);
+    is_reached(&guest, &lab);
+    assert_eq!(connections.broken(), 0);
+    guest.end(&from, LIMIT).unwrap();
+    is_announced_by(&guest, &lab, &[OTHER]);
+    is_reached(&guest, &lab);
+    assert_eq!(gateway_mac(&guest, &lab), gateway);
+    is_leased(&guest, &lab);
+
+    // Back at once.
+    guest.migrate(HOME, Duration::ZERO, LIMIT).unwrap();
+    is_announced_by(&guest, &lab, &[HOME]);
+    is_reached(&guest, &lab);
+    assert_eq!(connections.broken(), 0);
+
+    called_off(&mut guest, &lab);
+    killed_at_each_step(&mut guest, &lab);
+
+    assert_eq!(connections.broken(), 0);
+    let (bytes, broken) = connections.close().unwrap();
+    assert!(bytes > 0 && !broken, "the stream broke after {bytes} bytes");
+    lab.down().unwrap();
+}
+
+/// A migration that is called off leaves the guest where it is, however far it
+/// had come: before it stopped; while it was stopped, with the destination's tap
+/// gone; after the destination had taken it for live.
+fn called_off(guest: &mut Mobile<'_>, lab: &Guard) {
+    guest.begin(OTHER, LIMIT).unwrap();
+    guest.unbind(OTHER).unwrap();
+    guest.unplug(OTHER).unwrap();
+    guest.bind(HOME, "active", None).unwrap();
+    is_announced_by(guest, lab, &[HOME]);
+    is_reached(guest, lab);
+
+    guest.begin(OTHER, LIMIT).unwrap();
+    guest.stop().unwrap();
+    guest.unplug(OTHER).unwrap();
+    guest.resume(HOME).unwrap();
+    is_announced_by(guest, lab, &[HOME]);
+    is_reached(guest, lab);
+    guest.unbind(OTHER).unwrap();
+    guest.bind(HOME, "active", None).unwrap();
+
+    guest.begin(OTHER, LIMIT).unwrap();
+    guest.jump(OTHER).unwrap();
+    is_announced_by(guest, lab, &[HOME, OTHER]);
+    // QEMU there fails at its first step; the one here goes on.
+    guest.jump(HOME).unwrap();
+    guest.unplug(OTHER).unwrap();
+    guest.unbind(OTHER).unwrap();
+    guest.bind(HOME, "active", None).unwrap();
+    is_announced_by(guest, lab, &[HOME]);
+    is_reached(guest, lab);
+}
+
+/// An agent that is killed at a step goes on from there, at the destination and
+/// at the source: it neither withdraws a live guest nor announces one that
+/// isn't there.
+fn killed_at_each_step(guest: &mut Mobile<'_>, lab: &Guard) {
+    let renew = |hosts: &[&str]| {
+        for host in hosts {
+            lab.kill(host, PROGRAM).unwrap();
+            lab.restart(host).unwrap();
+        }
+        lab.wait(LIMIT).unwrap();
+    };
+    let both = [HOME, OTHER];
+    let from = guest.begin(OTHER, LIMIT).unwrap();
+    renew(&both);
+    is_announced_by(guest, lab, &[HOME]);
+    guest.stop().unwrap();
+    renew(&both);
+    is_announced_by(guest, lab, &[HOME]);
+    guest.resume(OTHER).unwrap();
+    is_announced_by(guest, lab, &both);
+    renew(&both);
+    is_announced_by(guest, lab, &both);
+    is_reached(guest, lab);
+    guest.bind(OTHER, "active", None).unwrap();
+    renew(&both);
+    guest.unplug(&from).unwrap();
+    renew(&both);
+    is_announced_by(guest, lab, &[OTHER]);
+    guest.unbind(&from).unwrap();
+    renew(&both);
+    is_announced_by(guest, lab, &[OTHER]);
+    is_reached(guest, lab);
+}
