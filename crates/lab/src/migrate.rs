@@ -37,6 +37,8 @@ pub struct Mobile<'a> {
     pub vm: Vm,
     /// Where it runs, or ran when it was stopped.
     pub at: String,
+    /// Its port's security groups; the next document of it says so.
+    pub groups: Vec<String>,
     namespace: String,
     revision: u64,
     /// Number of the port of its bridge, with the host it leads to.
@@ -55,6 +57,7 @@ impl<'a> Mobile<'a> {
         let mut mobile = Self {
             lab,
             at: vm.host.clone(),
+            groups: vec![agent::GROUP.to_owned()],
             namespace: lab.namespace(&vm.name),
             revision: 1,
             ports: vec![(0, vm.host.clone())],
@@ -106,8 +109,7 @@ impl<'a> Mobile<'a> {
     /// It can't be written.
     pub fn bind(&mut self, host: &str, state: &str, peer: Option<&str>) -> Result<()> {
         self.revision += 1;
-        let group = [agent::GROUP];
-        let mut port = agent::port(&self.vm, self.revision, &group);
+        let mut port = agent::port(&self.vm, self.revision, &self.groups);
         let mut binding = json!({ "state": state });
         if let (Some(peer), Some(fields)) = (peer, binding.as_object_mut()) {
             let address = self.lab.fabric().node(peer)?.loopback4;

@@ -2,12 +2,13 @@
 //! whatever happens on the way, it is announced from where it is.
 
 use std::{
-    net::Ipv4Addr,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use l2isolate_lab::{
-    agent::{PROGRAM, find},
+    agent::{self, PROGRAM, find},
     connections::Connections,
     dhcp,
     fabric::Family,
@@ -18,6 +19,7 @@ use l2isolate_lab::{
     room,
     topology::{Mix, Shape, Topology},
 };
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const OTHER: &str = "hv2-1";
@@ -90,6 +92,26 @@ fn is_announced_by(guest: &Mobile<'_>, lab: &Guard, hosts: &[&str]) {
     .unwrap();
 }
 
+/// Waits until no switch of a host sends what is for the guest there, although it
+/// announces it: FRR's and BIRD's alike have a lesser way to it.
+fn no_switch_leads_to(guest: &Mobile<'_>, lab: &Guard, host: &str) {
+    lab.until("preference for where it is", LIMIT, || {
+        let mut wrong = Vec::new();
+        for tor in &lab.fabric().node(host)?.interfaces {
+            for family in Family::ALL {
+                let address = guest.vm.address(family).to_string();
+                let namespace = lab.namespace(&tor.peer);
+                let route = netns::ip(&namespace, &[family.flag(), "route", "show", &address])?;
+                if route.is_empty() || route.contains(&format!("dev {host}")) {
+                    wrong.push(format!("{}: {route}", tor.peer));
+                }
+            }
+        }
+        Ok(wrong)
+    })
+    .unwrap();
+}
+
 /// The gateway's hardware address in the guest's neighbour cache.
 fn gateway_mac(guest: &Mobile<'_>, lab: &Guard) -> String {
     let namespace = lab.namespace(&guest.vm.name);
@@ -144,6 +166,7 @@ fn a_guest_moves_and_keeps_its_connections() {
     is_reached(&guest, &lab);
     guest.jump(OTHER).unwrap();
     is_announced_by(&guest, &lab, &[HOME, OTHER]);
+    no_switch_leads_to(&guest, &lab, HOME);
     is_reached(&guest, &lab);
     assert_eq!(connections.broken(), 0);
     guest.end(&from, LIMIT).unwrap();
@@ -164,6 +187,49 @@ fn a_guest_moves_and_keeps_its_connections() {
     assert_eq!(connections.broken(), 0);
     let (bytes, broken) = connections.close().unwrap();
     assert!(bytes > 0 && !broken, "the stream broke after {bytes} bytes");
+    lab.down().unwrap();
+}
+
+/// Stateful groups: what the guest has opened goes on at the destination, which
+/// has never seen its beginning, as soon as the guest says something; and nobody
+/// gets in whom the groups refuse.
+#[test]
+fn who_may_speak_picks_its_connections_up() {
+    const OUT: &str = "bbbbbbbb-0000-4000-8000-000000000002";
+    let _room = room::shared();
+    let lab = lab();
+    let mut guest = Mobile::new(&lab, "vm1-1-1").unwrap();
+    let rules: Vec<_> = ["IPv4", "IPv6"]
+        .map(|ethertype| json!({"direction": "egress", "ethertype": ethertype}))
+        .into();
+    let group = json!({"version": 1, "groups": [{"id": OUT, "revision": 1, "rules": rules}]});
+    for host in [HOME, OTHER] {
+        agent::write_intent(&lab.agent_files(host), "out", &group).unwrap();
+    }
+    guest.groups = vec![OUT.to_owned()];
+    guest.bind(HOME, "active", None).unwrap();
+    let far = lab.fabric().vm("vm2-1-2").unwrap();
+    let refused = |guest: &Mobile<'_>| {
+        let address = SocketAddr::new(guest.vm.address(Family::V4), 22);
+        let tried = netns::inside(&lab.namespace(&far.name), || {
+            TcpStream::connect_timeout(&address, Duration::from_millis(500))
+        });
+        // The guest has no such service: let through, it would say so itself.
+        tried.unwrap().unwrap_err().kind() == ErrorKind::TimedOut
+    };
+    let lacking = |refused: bool| (!refused).then(|| "a packet passed".to_owned());
+    lab.until("the groups are in force", LIMIT, || {
+        Ok(lacking(refused(&guest)).into_iter().collect())
+    })
+    .unwrap();
+    let mut connections = Connections::open(&lab, &guest.vm, far, 20).unwrap();
+    for to in [OTHER, HOME] {
+        guest.migrate(to, Duration::ZERO, LIMIT).unwrap();
+        assert_eq!(connections.broken(), 0, "at {to}");
+        assert!(refused(&guest), "at {to}");
+    }
+    let (_, broken) = connections.close().unwrap();
+    assert!(!broken, "the stream broke");
     lab.down().unwrap();
 }
 
