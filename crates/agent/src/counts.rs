@@ -59,13 +59,13 @@ impl Counts {
             self.counted.get(&key).copied()
         };
         let names = &self.names;
-        names.from.iter().find_map(one)?;
+        names.from_dropped.iter().find_map(one)?;
         let sum = |names: &[(Table, Name)]| {
-            let counts = names.iter().filter_map(one);
-            counts.fold(Count::default(), |sum, count| Count {
-                packets: sum.packets + count.packets,
-                bytes: sum.bytes + count.bytes,
-            })
+            let mut sum = Count::default();
+            for count in names.iter().filter_map(one) {
+                sum += count;
+            }
+            sum
         };
         let less = |all: Count, part: Count| Count {
             packets: all.packets.saturating_sub(part.packets),

@@ -237,8 +237,10 @@ pub(crate) struct PortDocument {
     #[serde(default)]
     #[schemars(with = "String", extend("format" = "date-time"))]
     created: Timestamp,
-    /// The tap's name. Absent: `tap` and the first 11 characters of the id.
-    #[serde(default)]
+    /// The tap's name, which begins with `tap`: so it is dropped as a stranger's
+    /// until the port is known. Absent: `tap` and the first 11 characters of the id.
+    #[serde(default, deserialize_with = "tap")]
+    #[schemars(extend("pattern" = "^tap"))]
     tap: Option<IfName>,
     /// The guest's hardware address.
     mac: Mac,
@@ -313,6 +315,18 @@ impl<'de> Deserialize<'de> for Port {
             binding: d.binding,
         })
     }
+}
+
+fn tap<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IfName>, D::Error> {
+    let name = Option::<IfName>::deserialize(deserializer)?;
+    let stranger = name.filter(|name| !name.as_str().starts_with(IfName::TAP.as_str()));
+    stranger.map_or(Ok(name), |name| {
+        Err(serde::de::Error::custom(format!(
+            "{name} doesn't begin with `{}`, as the devices do that the firewall \
+             guards; call the guest's device so",
+            IfName::TAP
+        )))
+    })
 }
 
 /// Nova's name for a port's tap device: `tap` + 11 characters of the port's id

@@ -61,6 +61,7 @@ fn the_last_good_version_stays() {
     for (bad, field, reason) in [
         (json!({"mac": "zz"}), "mac", "is not a MAC address"),
         (json!({"tap": "a-name-of-16-byt"}), "tap", "1 to 15"),
+        (json!({"tap": "vnet0"}), "tap", "begin with `tap`"),
         (
             json!({"addresses": [{"address": "10.0.1.5", "subnet": "s"}]}),
             "addresses",

@@ -39,7 +39,7 @@ pub(crate) fn observe(channel: &mut Channel) -> Result<Objects, Error> {
     Ok(objects)
 }
 
-/// What counts: a counter by its name, or a map's or set's element for a device.
+/// What counts: a counter by its name, or a set's elements for a device together.
 pub type Counted = (Table, Name, Option<IfName>);
 
 /// Reads all counters of a table.
@@ -64,8 +64,12 @@ pub(crate) fn counters(
         };
         let name = Name::from(name);
         for (item, _, count) in elements(channel, table, &name, kind)? {
-            if let (Item::Device(device), Some(count)) = (item, count) {
-                all.insert((table, Name::clone(&name), Some(device)), count);
+            let (Item::Device(device) | Item::Source(device, ..)) = item else {
+                continue;
+            };
+            if let Some(count) = count {
+                let key = (table, Name::clone(&name), Some(device));
+                *all.entry(key).or_default() += count;
             }
         }
     }
@@ -259,7 +263,7 @@ pub(crate) fn read_anything(bytes: &[u8]) -> usize {
         SetType::Devices(Each::Count),
         SetType::Devices(Each::Connections(5)),
         SetType::DeviceAddresses(Family::V6),
-        SetType::Sources(Family::V4),
+        SetType::Sources(Family::V4, Each::Count),
         SetType::Ports,
         SetType::Addresses(Family::V4),
         SetType::Addresses(Family::V6),

@@ -6,7 +6,7 @@
 //! (nft_set_elem_expr_setup, seen on 6.18) gives up a reference to connection
 //! tracking that it never took, until nothing is tracked any more.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::AddAssign};
 
 use l2isolate_model::{
     IfName, Mac,
@@ -27,6 +27,13 @@ pub struct Count {
     pub packets: u64,
     /// Bytes, from the network header on.
     pub bytes: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
 }
 
 /// Bytes of a device's name in a key, and of a hardware address with what
@@ -53,7 +60,7 @@ impl Layout {
             SetType::Verdicts => (NFT_SET_MAP, &[device]),
             SetType::Devices(_) => (0, &[device]),
             SetType::DeviceAddresses(family) => (0, &[device, address(family)]),
-            SetType::Sources(family) => (0, &[device, hardware, address(family)]),
+            SetType::Sources(family, _) => (0, &[device, hardware, address(family)]),
             SetType::Ports => (NFT_SET_INTERVAL, &[(datatype::INET_SERVICE, 2)]),
             SetType::Addresses(family) => (0, &[address(family)]),
             SetType::Ranges(family) => (NFT_SET_INTERVAL, &[address(family)]),
@@ -88,13 +95,15 @@ fn statements(kind: SetType) -> Vec<Expression> {
         burst,
         over,
     };
-    match kind {
-        SetType::Devices(Each::Nothing) => Vec::new(),
-        SetType::Devices(Each::Count) => vec![count],
-        SetType::Devices(Each::Over(over)) => vec![limit(over, true), count],
-        SetType::Devices(Each::Within(within)) => vec![limit(within, false)],
-        SetType::Devices(Each::Connections(most)) => vec![Expression::Connections(most), count],
-        _ => Vec::new(),
+    let (SetType::Devices(each) | SetType::Sources(_, each)) = kind else {
+        return Vec::new();
+    };
+    match each {
+        Each::Nothing => Vec::new(),
+        Each::Count => vec![count],
+        Each::Over(over) => vec![limit(over, true), count],
+        Each::Within(within) => vec![limit(within, false)],
+        Each::Connections(most) => vec![Expression::Connections(most), count],
     }
 }
 
@@ -184,7 +193,7 @@ pub(crate) fn read_type(attributes: &Attributes<'_>) -> Option<SetType> {
     [SetType::Verdicts, SetType::Devices(each), SetType::Ports]
         .into_iter()
         .chain(by_family(SetType::DeviceAddresses))
-        .chain(by_family(SetType::Sources))
+        .chain(Family::ALL.map(|family| SetType::Sources(family, each)))
         .chain(by_family(SetType::Addresses))
         .chain(by_family(SetType::Ranges))
         .find(|kind| {
@@ -320,7 +329,7 @@ fn read_key(key: &[u8], kind: SetType) -> Option<Item> {
         SetType::DeviceAddresses(family) => {
             Some(Item::DeviceAddress(name, address(family, number(rest))))
         }
-        SetType::Sources(family) => {
+        SetType::Sources(family, _) => {
             let (hardware, rest) = rest.split_at_checked(HARDWARE)?;
             let hardware = hardware.first_chunk::<6>()?;
             let mac = Mac::new(*hardware).ok()?;

@@ -60,18 +60,21 @@ fn set(out: &mut String, objects: &Objects, table: Table, name: &Name, kind: Set
         Family::V6 => "ipv6_addr",
     };
     let interval = " flags interval;".to_owned();
+    let done = |each| match each {
+        Each::Nothing => String::new(),
+        each => format!(" {};", of_each(each)),
+    };
     let (word, of, more) = match kind {
         SetType::Verdicts => ("map", "ifname : verdict".to_owned(), String::new()),
-        SetType::Devices(Each::Nothing) => ("set", "ifname".to_owned(), String::new()),
-        SetType::Devices(each) => ("set", "ifname".to_owned(), format!(" {};", of_each(each))),
+        SetType::Devices(each) => ("set", "ifname".to_owned(), done(each)),
         SetType::DeviceAddresses(family) => (
             "set",
             format!("ifname . {}", address(family)),
             String::new(),
         ),
-        SetType::Sources(family) => {
+        SetType::Sources(family, each) => {
             let of = format!("ifname . ether_addr . {}", address(family));
-            ("set", of, String::new())
+            ("set", of, done(each))
         }
         SetType::Ports => ("set", "inet_service".to_owned(), interval),
         SetType::Addresses(family) => ("set", address(family).to_owned(), String::new()),

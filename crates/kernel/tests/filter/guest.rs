@@ -240,9 +240,13 @@ fn dhcp_is_no_way_to_others() {
         let mut rig = Rig::new();
         rig.apply_document(&one_port(), Limits::default());
         for (relay, refused) in [([0; 4], 0), ([10, 255, 1, 1], 1), ([0, 0, 0, 1], 1)] {
-            let before = (rig.counted("dropped-from"), rig.counted("host"));
+            let before = (rig.counted("dropped-from"), rig.counted("unspecified-4"));
             rig.raw(0, &discover(relay));
-            assert_eq!(rig.counted("host") - before.1, 1, "{relay:?} arrives");
+            assert_eq!(
+                rig.counted("unspecified-4") - before.1,
+                1,
+                "{relay:?} arrives"
+            );
             assert_eq!(rig.counted("dropped-from") - before.0, refused, "{relay:?}");
         }
         let answer = |from: u16, to: &str| {

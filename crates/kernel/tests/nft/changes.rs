@@ -140,21 +140,21 @@ fn counts_outlive_a_change_of_groups() {
                 "element",
                 "inet",
                 "l2isolate",
-                "sent",
+                "received",
                 &format!("{{ {tap} }}"),
             ],
             "",
         );
         let counted = format!("{{ {tap} counter packets 42 bytes 4200 }}");
         nft(
-            &["add", "element", "inet", "l2isolate", "sent", &counted],
+            &["add", "element", "inet", "l2isolate", "received", &counted],
             "",
         );
         absorb(&mut intent, &port(&["g-one"]));
         put(&mut kernel, plan(&intent));
         compare(&kernel.observe().unwrap(), &plan(&intent));
-        let sent = (Table::Inet, "sent".into(), Some(tap.parse().unwrap()));
-        let count = kernel.counters().unwrap()[&sent];
+        let received = (Table::Inet, "received".into(), Some(tap.parse().unwrap()));
+        let count = kernel.counters().unwrap()[&received];
         assert_eq!((count.packets, count.bytes), (42, 4200));
     });
 }

@@ -112,8 +112,9 @@ pub enum SetType {
     Devices(Each),
     /// Devices with addresses.
     DeviceAddresses(Family),
-    /// Devices with hardware addresses and addresses.
-    Sources(Family),
+    /// Devices with hardware addresses and addresses, with what is done whenever
+    /// one of these is looked up.
+    Sources(Family, Each),
     /// Ranges of ports.
     Ports,
     /// Single addresses: looked up by hash, a change costs the same at any size.
@@ -122,7 +123,7 @@ pub enum SetType {
     Ranges(Family),
 }
 
-/// What is done for each device of a set by itself, when it is looked up.
+/// What is done for each element of a set by itself, when it is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Each {
     /// Nothing more.

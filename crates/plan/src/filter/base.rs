@@ -82,12 +82,7 @@ impl Base<'_> {
     fn sets(&mut self) {
         let sets = self.sets;
         let inet = Table::Inet;
-        for map in [
-            &sets.others,
-            &sets.groups_from,
-            &sets.groups_to,
-            &sets.prefixes,
-        ] {
+        for map in [&sets.groups_from, &sets.groups_to, &sets.prefixes] {
             self.set(inet, map, SetType::Verdicts);
         }
         for (_, map) in &sets.logs {
@@ -98,8 +93,8 @@ impl Base<'_> {
         }
         for family in Family::ALL {
             let pairs = [
-                (&sets.sources, SetType::Sources(family)),
-                (&sets.unspecified, SetType::Sources(family)),
+                (&sets.sources, SetType::Sources(family, Each::Count)),
+                (&sets.unspecified, SetType::Sources(family, Each::Count)),
                 (&sets.gateways, SetType::DeviceAddresses(family)),
             ];
             for (pair, kind) in pairs {
@@ -116,80 +111,58 @@ impl Base<'_> {
             }
         }
         let arp = Table::Arp;
-        for map in [&sets.others, &sets.prefixes] {
-            self.set(arp, map, SetType::Verdicts);
+        self.set(arp, &sets.prefixes, SetType::Verdicts);
+        for set in [&sets.open, &sets.shut] {
+            self.set(arp, set, SetType::Devices(Each::Nothing));
         }
-        self.set(arp, &sets.secured, SetType::Devices(Each::Nothing));
-        self.set(arp, &sets.senders, SetType::Sources(Family::V4));
+        let senders = SetType::Sources(Family::V4, Each::Nothing);
+        self.set(arp, &sets.senders, senders);
         self.set(arp, &sets.spoofed, SetType::Devices(Each::Count));
         let limit = Each::Over(self.config.limits.arp);
         self.set(arp, &sets.arp, SetType::Devices(limit));
     }
 
-    /// Base chains: find the tap; what else is called like one is dropped.
+    /// Base chains: what comes from a tap, or goes to one, is told by the device's
+    /// name alone, so that nothing else is looked up for.
     fn hooks(&mut self) {
         let sets = self.sets;
-        let find = |way, set: &Name| Term::DeviceIn(way, Name::clone(set));
-        let ask = |way, map: &Name| vec![Term::Dispatch(way, Name::clone(map))];
-        let to = |chain| Term::Jump(names::fixed(chain));
-        let found = |way, set, chain| vec![find(way, set), to(chain)];
-        let secured = |chain| found(Way::In, &sets.secured, chain);
+        let prefix = self.config.tap_prefix;
+        let tap = |way, chain| vec![Term::DevicePrefix(way, prefix), to(chain)];
         let hook = |place, priority| Hook { place, priority };
-        let inet: [(&str, Hook, Way, Vec<Rule>); 5] = [
+        let mut from = vec![tap(Way::In, names::JUDGE_FROM)];
+        if self.tracked {
+            from.insert(0, vec![Term::Known, Term::Accept]);
+        }
+        let inet = [
             (
                 "prerouting",
                 hook(Place::Prerouting, BEFORE_TRACKING),
-                Way::In,
-                vec![secured(names::CHECK_SOURCE), ask(Way::In, &sets.others)],
+                vec![tap(Way::In, names::CHECK_SOURCE)],
             ),
-            (
-                "forward-from",
-                hook(Place::Forward, BEFORE_FILTER),
-                Way::In,
-                vec![found(Way::In, &sets.sent, names::JUDGE_FROM)],
-            ),
+            ("forward-from", hook(Place::Forward, BEFORE_FILTER), from),
             (
                 "forward-to",
                 hook(Place::Forward, FILTER),
-                Way::Out,
-                vec![found(Way::Out, &sets.received, names::JUDGE_TO)],
+                vec![tap(Way::Out, names::JUDGE_TO)],
             ),
             (
                 "input",
                 hook(Place::Input, FILTER),
-                Way::In,
-                vec![found(Way::In, &sets.host, names::HOST)],
+                vec![tap(Way::In, names::HOST)],
             ),
             (
                 "output",
                 hook(Place::Output, FILTER),
-                Way::Out,
-                vec![
-                    // What the host itself sends; it could anyhow.
-                    vec![find(Way::Out, &sets.served), Term::Accept],
-                    vec![find(Way::Out, &sets.shut), Term::Drop],
-                    reply(68),
-                    reply(67),
-                ],
+                vec![tap(Way::Out, names::DELIVER), reply(68), reply(67)],
             ),
         ];
         let arp = (
             "input",
             hook(Place::Input, FILTER),
-            Way::In,
-            vec![
-                limit(&[], &sets.arp),
-                secured(names::CHECK_SENDER),
-                ask(Way::In, &sets.others),
-            ],
+            vec![limit(&[], &sets.arp), tap(Way::In, names::CHECK_SENDER)],
         );
         let all = inet.map(|chain| (Table::Inet, chain));
-        for (table, (name, hook, way, mut rules)) in all.into_iter().chain([(Table::Arp, arp)]) {
-            rules.push(vec![
-                Term::DevicePrefix(way, self.config.tap_prefix),
-                Term::Count(names::fixed(names::UNKNOWN)),
-                Term::Drop,
-            ]);
+        for (table, (name, hook, rules)) in all.into_iter().chain([(Table::Arp, arp)]) {
             self.chain(table, name, Some(hook), rules);
         }
     }
@@ -199,21 +172,7 @@ impl Base<'_> {
         let sets = self.sets;
         let (inet, arp) = (Table::Inet, Table::Arp);
         self.chain(inet, names::CHECK_SOURCE, None, check_source(sets));
-        self.chain(
-            arp,
-            names::CHECK_SENDER,
-            None,
-            vec![
-                vec![
-                    Term::ArpSourceIn(Name::clone(&sets.senders)),
-                    Term::ArpSenderIn(Name::clone(&sets.senders)),
-                    Term::Accept,
-                ],
-                vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))],
-                counted(Way::In, &sets.spoofed),
-                vec![Term::Drop],
-            ],
-        );
+        self.chain(arp, names::CHECK_SENDER, None, check_sender(sets));
         let counters = [
             (Way::In, &sets.spoofed),
             (Way::In, &sets.dropped_from),
@@ -226,7 +185,7 @@ impl Base<'_> {
                     Term::Dispatch(way, Name::clone(logs)),
                 ],
                 counted(way, counter),
-                vec![Term::Drop],
+                unknown(),
             ];
             self.chain(inet, chain, None, rules);
         }
@@ -237,14 +196,19 @@ impl Base<'_> {
             self.chain(inet, chain, None, rules);
         }
         self.chain(inet, names::HOST, None, host(self.config, sets));
+        self.chain(inet, names::DELIVER, None, deliver(sets));
         self.chain(inet, names::SERVICES, None, services(self.config));
     }
 
-    /// What a guest sends through the host. What is known comes first and goes on
-    /// at once; the rest is of first packets, and of ports that ask for each.
+    /// What a guest sends through the host. What is known has passed already, but
+    /// while some ports ask for each packet; the rest is of first packets.
     fn judge_from(&self) -> Vec<Rule> {
         let sets = self.sets;
-        let mut rules = vec![self.known(Way::In)];
+        let mut rules = Vec::new();
+        if !self.tracked {
+            let whose = Term::DeviceIn(Way::In, Name::clone(&sets.tracked));
+            rules.push(vec![Term::Known, whose, Term::Accept]);
+        }
         rules.extend(SERVERS.map(|(server, client)| self.server(Way::In, server, client)));
         rules.extend(Family::ALL.map(protected));
         rules.push(limit(&[Term::New], &sets.new));
@@ -253,14 +217,18 @@ impl Base<'_> {
             Way::In,
             Name::clone(&sets.groups_from),
         )]);
-        rules.push(vec![Term::Jump(names::fixed(names::REFUSED_FROM))]);
+        rules.push(vec![to(names::REFUSED_FROM)]);
         rules
     }
 
-    /// What is sent to a guest.
+    /// What is sent to a guest: counted first, whatever becomes of it.
     fn judge_to(&self) -> Vec<Rule> {
         let sets = self.sets;
-        let mut rules = vec![self.known(Way::Out)];
+        let whose = Term::DeviceIn(Way::Out, Name::clone(&sets.tracked));
+        let received = Term::DeviceIn(Way::Out, Name::clone(&sets.received));
+        let known = [received, Term::Known].into_iter();
+        let known = known.chain((!self.tracked).then_some(whose));
+        let mut rules = vec![known.chain([Term::Accept]).collect()];
         rules.extend(SERVERS.map(|(server, client)| self.server(Way::Out, client, server)));
         rules.push(vec![
             Term::New,
@@ -268,18 +236,8 @@ impl Base<'_> {
             Term::Drop,
         ]);
         rules.push(vec![Term::Dispatch(Way::Out, Name::clone(&sets.groups_to))]);
-        rules.push(vec![Term::Jump(names::fixed(names::REFUSED_TO))]);
+        rules.push(vec![to(names::REFUSED_TO)]);
         rules
-    }
-
-    fn known(&self, way: Way) -> Rule {
-        let whose = Term::DeviceIn(way, Name::clone(&self.sets.tracked));
-        let whose = (!self.tracked).then_some(whose);
-        [Term::Known]
-            .into_iter()
-            .chain(whose)
-            .chain([Term::Accept])
-            .collect()
     }
 
     /// A secured guest is never a DHCP server. It neither sends as one nor is
@@ -305,9 +263,18 @@ fn limit(what: &[Term], set: &Name) -> Rule {
     what.iter().cloned().chain(over).collect()
 }
 
-/// Drops and counts. The tap may have no counter, so a plain drop comes next.
+/// Drops and counts.
 fn counted(way: Way, set: &Name) -> Rule {
     vec![Term::DeviceIn(way, Name::clone(set)), Term::Drop]
+}
+
+/// Drops what is left: a tap without a counter is none that we know.
+fn unknown() -> Rule {
+    vec![Term::Count(names::fixed(names::UNKNOWN)), Term::Drop]
+}
+
+fn to(chain: &str) -> Term {
+    Term::Jump(names::fixed(chain))
 }
 
 /// What the host's DHCP server would send into a protected prefix, since a guest
@@ -332,16 +299,19 @@ fn protected(family: Family) -> Rule {
     ]
 }
 
-/// Whether a packet's source is the guest's.
+/// Whether a packet's source is the guest's. Nothing but its own addresses is
+/// asked for first, since that is what nearly all packets have.
 fn check_source(sets: &Sets) -> Vec<Rule> {
     let accept = |family, set: &[Name; 2], what: Vec<Term>| -> Rule {
         let source = [Term::SourceIn(family, Sets::of(set, family)), Term::Accept];
         let what = [Term::Family(family)].into_iter().chain(what);
         what.chain(source).collect()
     };
+    let find = |set: &Name| Term::DeviceIn(Way::In, Name::clone(set));
     let mut rules: Vec<Rule> = Family::ALL
         .map(|family| accept(family, &sets.sources, Vec::new()))
         .into();
+    rules.push(vec![find(&sets.open), Term::Accept]);
     let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
     let dhcp = vec![
         Term::Address(Side::Destination, broadcast),
@@ -354,8 +324,36 @@ fn check_source(sets: &Sets) -> Vec<Rule> {
     let icmp = vec![Term::Protocol(58)];
     rules.push(accept(Family::V6, &sets.unspecified, icmp));
     rules.push(vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))]);
-    rules.push(vec![Term::Jump(names::fixed(names::SPOOFED))]);
+    rules.push(vec![find(&sets.secured), to(names::SPOOFED)]);
+    rules.push(vec![to(names::REFUSED_FROM)]);
     rules
+}
+
+/// Whether an ARP packet's sender is the guest.
+fn check_sender(sets: &Sets) -> Vec<Rule> {
+    let find = |set: &Name| Term::DeviceIn(Way::In, Name::clone(set));
+    vec![
+        vec![
+            Term::ArpSourceIn(Name::clone(&sets.senders)),
+            Term::ArpSenderIn(Name::clone(&sets.senders)),
+            Term::Accept,
+        ],
+        vec![find(&sets.open), Term::Accept],
+        vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))],
+        counted(Way::In, &sets.spoofed),
+        vec![find(&sets.shut), Term::Drop],
+        unknown(),
+    ]
+}
+
+/// What the host itself sends to a tap.
+fn deliver(sets: &Sets) -> Vec<Rule> {
+    let find = |set: &Name| Term::DeviceIn(Way::Out, Name::clone(set));
+    vec![
+        vec![find(&sets.served), Term::Accept],
+        vec![find(&sets.shut), Term::Drop],
+        unknown(),
+    ]
 }
 
 /// What guests send to this host.
@@ -396,7 +394,7 @@ fn host(config: &FilterConfig, sets: &Sets) -> Vec<Rule> {
             rules.push(what.chain(to).collect());
         }
     }
-    rules.push(vec![Term::Jump(names::fixed(names::REFUSED_FROM))]);
+    rules.push(vec![to(names::REFUSED_FROM)]);
     rules
 }
 

@@ -39,8 +39,18 @@ impl Counters {
         };
         let inet = |names: &[&Name]| all(Table::Inet, names);
         let both = |name: &Name| Table::ALL.map(|table| (table, Name::clone(name))).into();
+        let [sources4, sources6] = &sets.sources;
+        let [nobody4, nobody6] = &sets.unspecified;
+        let from = [
+            sources4,
+            sources6,
+            nobody4,
+            nobody6,
+            &sets.passed,
+            &sets.open,
+        ];
         Self {
-            from: inet(&[&sets.sent, &sets.host]),
+            from: inet(&from),
             from_dropped: inet(&[&sets.dropped_from]),
             from_limited: inet(&[
                 &sets.new,

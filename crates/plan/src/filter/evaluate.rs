@@ -147,27 +147,24 @@ pub fn would_begin(view: &impl View, taps: &Taps, packet: &Packet) -> bool {
             return false;
         }
     }
-    let asked = |way, set, chain, tap: &IfName| {
+    let asked = |way, chain, tap: &IfName| {
         let asked = Asked {
             view,
             packet,
             tap: *tap,
             way,
         };
-        asked.judged(set, chain)
+        asked.judged(chain)
     };
     // What isn't for a tap is for elsewhere, or for the host itself.
     let leaves = from.is_empty()
         || from.iter().any(|tap| {
-            asked(Way::In, names::SENT, names::JUDGE_FROM, tap)
-                || (to.is_empty() && asked(Way::In, names::HOST, names::HOST, tap))
+            asked(Way::In, names::JUDGE_FROM, tap)
+                || (to.is_empty() && asked(Way::In, names::HOST, tap))
         });
     // What isn't from a tap is taken for something from elsewhere. A flow of the
     // host's own begins again by itself.
-    let arrives = to.is_empty()
-        || to
-            .iter()
-            .any(|tap| asked(Way::Out, names::RECEIVED, names::JUDGE_TO, tap));
+    let arrives = to.is_empty() || to.iter().any(|tap| asked(Way::Out, names::JUDGE_TO, tap));
     leaves && arrives
 }
 
@@ -181,9 +178,10 @@ struct Asked<'a, V> {
 }
 
 impl<V: View> Asked<'_, V> {
-    /// Whether the chain behind a set of devices lets the packet pass.
-    fn judged(&self, set: &str, chain: &str) -> bool {
-        self.device_in(&names::fixed(set)) && self.chain(&names::fixed(chain), DEPTH) == Some(true)
+    /// Whether the port is up and a chain lets the packet pass.
+    fn judged(&self, chain: &str) -> bool {
+        self.device_in(&names::fixed(names::SERVED))
+            && self.chain(&names::fixed(chain), DEPTH) == Some(true)
     }
 
     fn device(&self, set: &Name) -> Option<&Value> {

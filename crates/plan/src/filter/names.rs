@@ -13,20 +13,19 @@ use l2isolate_model::{
 
 use super::{FilterConfig, Profile};
 
-/// Sets of devices that are asked by more than the chains, and the chains
-/// behind them.
-pub(crate) const SENT: &str = "sent";
-pub(crate) const RECEIVED: &str = "received";
-pub(crate) const JUDGE_FROM: &str = "judge-from";
-pub(crate) const JUDGE_TO: &str = "judge-to";
-pub(crate) const HOST: &str = "host";
-/// Taps whose sources are checked.
+/// Sets that are asked by more than the chains: taps of ports that are up, and
+/// those of them whose sources are checked.
+pub(crate) const SERVED: &str = "served";
 pub(crate) const SECURED: &str = "secured";
 
 /// Packets of taps that nobody knows.
 pub(crate) const UNKNOWN: &str = "unknown";
 
 /// Chains that all ports share.
+pub(crate) const JUDGE_FROM: &str = "judge-from";
+pub(crate) const JUDGE_TO: &str = "judge-to";
+pub(crate) const HOST: &str = "host";
+pub(crate) const DELIVER: &str = "deliver";
 pub(crate) const CHECK_SOURCE: &str = "check-source";
 pub(crate) const CHECK_SENDER: &str = "check-sender";
 pub(crate) const SPOOFED: &str = "spoofed";
@@ -38,27 +37,26 @@ pub(crate) const SERVICES: &str = "services";
 /// element's key carries its set's name.
 #[derive(Debug, Clone)]
 pub(crate) struct Sets {
-    /// Taps whose sources are checked, and what becomes of other ports' packets
-    /// instead; both in both tables.
+    /// Taps whose sources are checked.
     pub(crate) secured: Name,
-    pub(crate) others: Name,
-    /// Taps that may send through the host, and be sent to; they count what is
-    /// sent, refused or not.
-    pub(crate) sent: Name,
+    /// Taps whose sources aren't, which it counts; in both tables.
+    pub(crate) open: Name,
+    /// Taps of ports that are administratively down; in both tables.
+    pub(crate) shut: Name,
+    /// Taps of ports that are up: the host may send there. The second one counts
+    /// what is passed on to them, refused or not.
+    pub(crate) served: Name,
     pub(crate) received: Name,
     /// Of these, those whose known flows pass without asking again.
     pub(crate) tracked: Name,
     /// Who judges what a tap sends through the host, and what is sent to it.
     pub(crate) groups_from: Name,
     pub(crate) groups_to: Name,
-    /// Taps that may ask the host for something, and to which it may send.
-    pub(crate) host: Name,
-    pub(crate) served: Name,
-    /// Taps of ports that are administratively down.
-    pub(crate) shut: Name,
-    /// Chains with the prefixes that a tap may send from, in both tables.
+    /// Chains with the prefixes that a tap may send from, in both tables; and a
+    /// counter of what it sent from there.
     pub(crate) prefixes: Name,
-    /// Sources that are the guest's, by family.
+    pub(crate) passed: Name,
+    /// Sources that are the guest's, by family, which it counts.
     pub(crate) sources: [Name; 2],
     /// Hardware addresses that may send from no address, by family.
     pub(crate) unspecified: [Name; 2],
@@ -95,16 +93,15 @@ impl Sets {
         let count = |what: &str, most: u32| -> Name { format!("limit-{what}-{most}").into() };
         Self {
             secured: fixed(SECURED),
-            others: fixed("others"),
-            sent: fixed(SENT),
-            received: fixed(RECEIVED),
+            open: fixed("open"),
+            shut: fixed("shut"),
+            served: fixed(SERVED),
+            received: fixed("received"),
             tracked: fixed("tracked"),
             groups_from: fixed("groups-from"),
             groups_to: fixed("groups-to"),
-            host: fixed(HOST),
-            served: fixed("served"),
-            shut: fixed("shut"),
             prefixes: fixed("prefixes"),
+            passed: fixed("passed"),
             sources: by_family("sources"),
             unspecified: by_family("unspecified"),
             senders: fixed("senders"),
@@ -130,12 +127,12 @@ impl Sets {
         let limits = &config.limits;
         [
             (&self.secured, Each::Nothing),
-            (&self.sent, Each::Count),
+            (&self.open, Each::Count),
+            (&self.shut, Each::Nothing),
+            (&self.served, Each::Nothing),
             (&self.received, Each::Count),
             (&self.tracked, Each::Nothing),
-            (&self.host, Each::Count),
-            (&self.served, Each::Nothing),
-            (&self.shut, Each::Nothing),
+            (&self.passed, Each::Count),
             (&self.spoofed, Each::Count),
             (&self.dropped_from, Each::Count),
             (&self.dropped_to, Each::Count),

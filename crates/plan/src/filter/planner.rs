@@ -24,7 +24,7 @@ pub struct Planner {
     sets: Sets,
     /// The profile of each tap's port, as last planned.
     taps: BTreeMap<IfName, Profile>,
-    /// Taps whose known flows are judged anew with each packet, or refused.
+    /// Taps whose known flows are judged anew with each packet.
     untracked: BTreeSet<IfName>,
     /// The taps of each profile.
     profiles: BTreeMap<Profile, BTreeSet<IfName>>,
@@ -378,14 +378,11 @@ impl Planner {
     }
 }
 
-/// Whether a port's known flows pass without asking again: all its groups are
-/// stateful, and it isn't administratively down.
+/// Whether a port's known flows pass without asking again: all its groups, if it
+/// has any, are stateful.
 fn is_tracked(intent: &Intent, port: &CheckedPort) -> bool {
     let stateful = |id: &GroupId| intent.group(id).is_none_or(|group| group.stateful);
-    match profile::of(port) {
-        Some(profile) => profile.iter().all(stateful),
-        None => port.port.admin_state_up,
-    }
+    profile::of(port).is_none_or(|profile| profile.iter().all(stateful))
 }
 
 /// Takes `who` out of what is at `at`; says whether nobody is left.

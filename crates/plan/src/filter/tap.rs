@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use l2isolate_model::{
     GroupId, IfName, Mac,
-    filter::{Chain, Family, Item, Key, Name, Objects, Rule, Side, Table, Term, Value, Verdict},
+    filter::{
+        Chain, Family, Item, Key, Name, Objects, Rule, Side, Table, Term, Value, Verdict, Way,
+    },
     group::Direction,
     port::CheckedPort,
 };
@@ -53,7 +55,7 @@ pub(crate) fn plan(
         None if port.port.admin_state_up => plan.open(config),
         None => plan.shut(),
     }
-    if tracked {
+    if tracked && port.port.admin_state_up {
         plan.devices(Table::Inet, &[&sets.tracked]);
     }
     plan.objects
@@ -69,10 +71,6 @@ struct TapPlan<'a> {
 /// A single address, which sets take; a prefix needs a rule.
 fn single(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
-}
-
-fn jump(chain: &str) -> Verdict {
-    Verdict::Jump(names::fixed(chain))
 }
 
 impl TapPlan<'_> {
@@ -91,29 +89,19 @@ impl TapPlan<'_> {
         self.element(table, map, Item::Device(self.tap), Some(verdict));
     }
 
-    /// Administratively down. Taps that are called otherwise than taps are called
-    /// aren't dropped as unknown, so all are named.
+    /// Administratively down: nobody judges it, so all is refused, and counted.
     fn shut(&mut self) {
-        let (sets, inet) = (self.sets, Table::Inet);
-        self.entry(inet, &sets.others, jump(names::REFUSED_FROM));
-        self.entry(Table::Arp, &sets.others, Verdict::Drop);
-        // Nobody judges it, so all is refused.
-        self.devices(
-            inet,
-            &[
-                &sets.received,
-                &sets.shut,
-                &sets.dropped_from,
-                &sets.dropped_to,
-            ],
-        );
+        let sets = self.sets;
+        let counters = [&sets.shut, &sets.dropped_from, &sets.dropped_to];
+        self.devices(Table::Inet, &counters);
+        self.devices(Table::Arp, &[&sets.shut]);
     }
 
     /// Without port security: no groups, and anybody's addresses.
     fn open(&mut self, config: &FilterConfig) {
         let (sets, inet) = (self.sets, Table::Inet);
         for table in Table::ALL {
-            self.entry(table, &sets.others, Verdict::Accept);
+            self.devices(table, &[&sets.open]);
         }
         for map in [&sets.groups_from, &sets.groups_to] {
             self.entry(inet, map, Verdict::Accept);
@@ -123,8 +111,9 @@ impl TapPlan<'_> {
 
     fn secured(&mut self, profile: &profile::Profile, config: &FilterConfig) {
         let sets = self.sets;
+        self.devices(Table::Inet, &[&sets.secured]);
         for table in Table::ALL {
-            self.devices(table, &[&sets.secured, &sets.spoofed]);
+            self.devices(table, &[&sets.spoofed]);
         }
         for (map, direction) in [
             (&sets.groups_from, Direction::Egress),
@@ -136,7 +125,11 @@ impl TapPlan<'_> {
         }
         self.limits(config);
         self.addresses();
-        self.prefixes(Table::Inet, "sources", self.source_prefixes());
+        let prefixes = self.source_prefixes();
+        if !prefixes.is_empty() {
+            self.devices(Table::Inet, &[&sets.passed]);
+        }
+        self.prefixes(Table::Inet, "sources", prefixes);
         self.prefixes(Table::Arp, "senders", self.sender_prefixes());
     }
 
@@ -156,10 +149,8 @@ impl TapPlan<'_> {
     fn limits(&mut self, config: &FilterConfig) {
         let sets = self.sets;
         let inet = [
-            &sets.sent,
-            &sets.received,
-            &sets.host,
             &sets.served,
+            &sets.received,
             &sets.dropped_from,
             &sets.dropped_to,
             &sets.new,
@@ -273,7 +264,9 @@ impl TapPlan<'_> {
             let family = Family::of(net.addr());
             let who = [Term::Family(family), Term::EtherSource(mac)].into_iter();
             let from = (net.prefix_len() > 0).then_some(Term::Address(Side::Source, net));
-            who.chain(from).chain([Term::Accept]).collect()
+            let count = Term::DeviceIn(Way::In, Name::clone(&self.sets.passed));
+            let then = [count, Term::Accept];
+            who.chain(from).chain(then).collect()
         };
         let prefixes = sources(self.port).filter(|(_, net)| !single(net));
         prefixes.map(accept).collect()

@@ -69,7 +69,7 @@ fn a_ports_files() {
 /// Taps that dnsmasq couldn't be told of, or that it doesn't serve.
 #[test]
 fn a_tap_that_cant_be_named_is_named_to_the_operator() {
-    for tap in ["eth9", "tap,x", "tap*", "tap#1"] {
+    for tap in ["tap,x", "tap*", "tap#1"] {
         let plan = of(port(json!({"tap": tap})));
         assert!(plan.objects.is_empty(), "{tap}");
         assert!(
