@@ -69,21 +69,23 @@ impl Generator {
         self.send(&mut self.headers()).map(|_| ())
     }
 
-    /// Sends for so long, on the calling thread; how many, and how long it was.
+    /// Sends for so long, on the calling thread; how many, and how long each
+    /// call took, which is how long its packets were on their way.
     ///
     /// # Errors
     /// The device takes none.
-    pub(super) fn run(&self, duration: Duration) -> Result<(usize, Duration)> {
+    pub(super) fn run(&self, duration: Duration) -> Result<(usize, Vec<Duration>)> {
         let mut headers = self.headers();
-        let mut sent = 0;
+        let (mut sent, mut calls) = (0, Vec::new());
         let started = Instant::now();
-        loop {
+        let mut last = started;
+        while last.duration_since(started) < duration {
             sent += self.send(&mut headers)?;
-            let elapsed = started.elapsed();
-            if elapsed >= duration {
-                return Ok((sent, elapsed));
-            }
+            let now = Instant::now();
+            calls.push(now.duration_since(last));
+            last = now;
         }
+        Ok((sent, calls))
     }
 
     fn headers(&self) -> MultiHeaders<LinkAddr> {
