@@ -367,6 +367,13 @@ impl Engine {
         self.announce();
     }
 
+    /// Ends flows that the firewall would refuse today, if it is time to.
+    pub(crate) fn end_flows(&mut self) {
+        if let Some(firewall) = &mut self.firewall {
+            firewall.end_flows();
+        }
+    }
+
     fn converge_guests(&mut self) {
         let Self {
             guests,

@@ -197,21 +197,32 @@ impl Firewall {
     /// Applies what differs, as far as the stage goes.
     pub(crate) fn converge(&mut self, stage: Stage) {
         let started = Instant::now();
-        let mut written = self.write(stage);
-        if stage == Stage::AfterWiring
-            && self.complete
-            && let Some(flows) = &mut self.flows
-        {
-            let left = !flows.left().is_empty();
-            flows.sweep(&self.reconciler);
-            if left {
-                self.remember_left();
-                written += self.write(stage);
-            }
-        }
+        let written = self.write(stage);
         if written > 0 {
             let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
             info!(written, us, "firewall");
+        }
+    }
+
+    /// When flows are to be looked at; `None`: there are none that may have to
+    /// end, or it isn't known yet.
+    pub(crate) fn flows_due(&self) -> Option<Instant> {
+        let flows = self.flows.as_ref().filter(|_| self.complete);
+        flows.and_then(Flows::due)
+    }
+
+    /// Ends the flows that today's rules would refuse and those of addresses that
+    /// have left, once they are due. After all else: nobody waits for it.
+    pub(crate) fn end_flows(&mut self) {
+        let due = self.flows_due().is_some_and(|due| due <= Instant::now());
+        let Some(flows) = self.flows.as_mut().filter(|_| due) else {
+            return;
+        };
+        let left = !flows.left().is_empty();
+        flows.sweep(&self.reconciler);
+        if left {
+            self.remember_left();
+            self.write(Stage::AfterWiring);
         }
     }
 
@@ -262,7 +273,8 @@ impl Firewall {
             // Not at once: whoever disturbs us may not be done yet.
             return Some(now + Duration::from_millis(20));
         }
-        self.reconciler.due(now)
+        let all = [self.reconciler.due(now), self.flows_due()];
+        all.into_iter().flatten().min()
     }
 
     /// What was counted.

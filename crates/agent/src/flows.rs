@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -27,6 +27,11 @@ use l2isolate_plan::filter::{FilterRules, Packet, Taps, sources, would_begin};
 use l2isolate_reconcile::Reconciler;
 use tracing::{debug, info, warn};
 
+/// Of the agent's time one part in so many goes into looking at flows, at most.
+const SHARE: u32 = 10;
+/// After a failure the next try is so far away.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The flows of this host's guests.
 pub(crate) struct Flows {
     conntrack: Conntrack,
@@ -36,6 +41,8 @@ pub(crate) struct Flows {
     /// Addresses that have left: whatever the policy says of their flows, these
     /// go on elsewhere.
     left: BTreeSet<IpAddr>,
+    /// When they may be looked at next.
+    next: Instant,
 }
 
 /// Whose flows are to be looked at.
@@ -80,6 +87,7 @@ impl Flows {
                 ..Suspects::default()
             },
             left: BTreeSet::new(),
+            next: Instant::now(),
         })
     }
 
@@ -138,17 +146,21 @@ impl Flows {
         }
     }
 
+    /// When to look at flows; `None`: there is nothing to be looked at.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let nothing = self.suspects.are_none() && self.left.is_empty();
+        (!nothing).then_some(self.next)
+    }
+
     /// Looks at the suspects and ends what would not begin today.
     pub(crate) fn sweep(&mut self, firewall: &Reconciler<FilterRules>) {
-        if self.suspects.are_none() && self.left.is_empty() {
-            return;
-        }
         let started = Instant::now();
         let Self {
             conntrack,
             taps,
             suspects,
             left,
+            next,
             ..
         } = self;
         let refused = |flow: &Flow| {
@@ -181,11 +193,13 @@ impl Flows {
         let ended = conntrack
             .flows(refused)
             .and_then(|flows| conntrack.end(&flows));
+        let took = started.elapsed();
+        *next = Instant::now() + took * (SHARE - 1);
         match ended {
             Ok(ended) => {
                 *suspects = Suspects::default();
                 left.clear();
-                let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 if ended > 0 {
                     info!(
                         ended,
@@ -195,7 +209,10 @@ impl Flows {
                     debug!(us, "no flow has to be ended");
                 }
             }
-            Err(problem) => warn!(%problem, "flows can't be looked at; will try again"),
+            Err(problem) => {
+                *next = Instant::now() + RETRY;
+                warn!(%problem, "flows can't be looked at; will try again");
+            }
         }
     }
 }

@@ -461,6 +461,7 @@ pub(crate) fn status(
         refused: figures.refused,
         limited: figures.limited,
     });
+    let flows_looked_at = (engine.firewall()).is_none_or(|f| f.flows_due().is_none());
     StatusReport {
         host: host.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -468,6 +469,7 @@ pub(crate) fn status(
         started,
         in_sync: differences == 0
             && announced_well
+            && flows_looked_at
             && problems.is_empty()
             && source.away.is_none()
             && source.complete,

@@ -177,6 +177,7 @@ impl Agent {
             self.engine.converge();
             self.answer_verifications();
             self.tell_source();
+            self.engine.end_flows();
             self.write_cache();
             let due = self.engine.due().map_or(look, |due| due.min(look));
             let woken = self.wait(due.saturating_duration_since(Instant::now()))?;

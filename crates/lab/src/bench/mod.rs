@@ -105,9 +105,6 @@ pub enum Bench {
         /// Only these parts, with commas between.
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<filter::Part>,
-        /// So many ports share a group of ten rules where changes are measured.
-        #[arg(long, default_value_t = 1)]
-        sharing: usize,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -211,12 +208,8 @@ impl Bench {
                 let report = migrate::run(&common.agent()?, &fabrics, migrations)?;
                 (serde_json::to_value(report), common.json)
             }
-            Self::Filter {
-                only,
-                sharing,
-                common,
-            } => {
-                let report = filter::run(&common.agent()?, &only, sharing)?;
+            Self::Filter { only, common } => {
+                let report = filter::run(&common.agent()?, &only)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Neutron {

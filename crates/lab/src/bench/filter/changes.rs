@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     super::stats,
-    Change, Part, Report, Times,
+    Change, Changes, Part, Times,
     cloud::{self, Intent},
     generation::Commits,
     host::{self, Host, PAUSE, Spec},
@@ -42,7 +42,8 @@ struct Watched {
 }
 
 /// Measures what is among `parts`.
-pub(super) fn run(agent: &Path, parts: &[Part], sharing: usize, report: &mut Report) -> Result<()> {
+pub(super) fn run(agent: &Path, parts: &[Part], sharing: usize) -> Result<Changes> {
+    let mut report = Changes::default();
     let spec = |name, ports| Spec { name, ports };
     let (lab, hosts) = host::lab(&[spec("few", FEW), spec("many", MANY)])?;
     let intent = Intent::shared(sharing, 0);
@@ -75,12 +76,13 @@ pub(super) fn run(agent: &Path, parts: &[Part], sharing: usize, report: &mut Rep
         watched.fill_engine()?;
     }
     if parts.contains(&Part::Change) {
-        change(&mut few, &mut many, report)?;
+        change(&mut few, &mut many, &mut report)?;
     }
     if parts.contains(&Part::Member) {
-        member(&mut few, &mut many, report)?;
+        member(&mut few, &mut many, &mut report)?;
     }
-    lab.down()
+    lab.down()?;
+    Ok(report)
 }
 
 /// From the start of the agent, which finds no rule, to its last commit.
@@ -122,7 +124,7 @@ fn complete(Watched { host, intent, .. }: &Watched) -> Result<()> {
     })
 }
 
-fn change(few: &mut Watched, many: &mut Watched, report: &mut Report) -> Result<()> {
+fn change(few: &mut Watched, many: &mut Watched, report: &mut Changes) -> Result<()> {
     for watched in [&mut *few, &mut *many] {
         is_felt(watched, next_groups)?;
     }
@@ -138,7 +140,7 @@ fn change(few: &mut Watched, many: &mut Watched, report: &mut Report) -> Result<
     Ok(())
 }
 
-fn member(few: &mut Watched, many: &mut Watched, report: &mut Report) -> Result<()> {
+fn member(few: &mut Watched, many: &mut Watched, report: &mut Changes) -> Result<()> {
     for watched in [&mut *few, &mut *many] {
         watched.changes += watched.changes % 2;
         watched.take(next_member)?;

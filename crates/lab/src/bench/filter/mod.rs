@@ -21,7 +21,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::Result;
+use crate::{Result, lab::progress};
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,9 +45,30 @@ impl Part {
     const ALL: [Self; 4] = [Self::Full, Self::Change, Self::Member, Self::Linuxbridge];
 }
 
+/// So many ports share a group of ten rules: a host of 1,000 ports has 500 rules,
+/// as in `flat_ratio`.
+const SHARING: usize = 20;
+
 /// What is printed; what wasn't asked for is null.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct Report {
+    /// Changes where tenants' machines share groups.
+    #[serde(flatten)]
+    pub changes: Changes,
+    /// The same where each port has a group of its own: 10,000 rules.
+    pub group_each: Changes,
+    /// Packets of established flows per second at 1,000 ports of 500 rules, over
+    /// one port with one rule.
+    pub flat_ratio: Option<f64>,
+    /// With groups over no filter.
+    pub filter_ratio: Option<f64>,
+    /// At 200 ports of 20 rules, over the linuxbridge agent's rules for the same.
+    pub linuxbridge_ratio: Option<f64>,
+}
+
+/// What changes of the intent cost.
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
+pub struct Changes {
     /// One port's groups change: from its document's being renamed into place to
     /// the agent's last commit, as a listener to the kernel hears it.
     pub change_ms: Change,
@@ -59,13 +80,6 @@ pub struct Report {
     pub besides: Besides,
     /// From the start of an agent that finds nothing to the last rule.
     pub full_s: Option<f64>,
-    /// Packets of established flows per second at 1,000 ports of 500 rules, over
-    /// one port with one rule.
-    pub flat_ratio: Option<f64>,
-    /// With groups over no filter.
-    pub filter_ratio: Option<f64>,
-    /// At 200 ports of 20 rules, over the linuxbridge agent's rules for the same.
-    pub linuxbridge_ratio: Option<f64>,
 }
 
 /// Milliseconds for changes of one port.
@@ -98,16 +112,19 @@ pub struct Besides {
     pub member_from_document_ms: Times,
 }
 
-/// Measures `parts`, all if there are none, with so many ports in each group.
+/// Measures `parts`, all if there are none.
 ///
 /// # Errors
 /// A host can't be made, or a change doesn't reach the kernel.
-pub fn run(agent: &Path, parts: &[Part], sharing: usize) -> Result<Report> {
+pub fn run(agent: &Path, parts: &[Part]) -> Result<Report> {
     let parts = if parts.is_empty() { &Part::ALL } else { parts };
     let mut report = Report::default();
     let packets = |part: &Part| matches!(part, Part::Packets | Part::Linuxbridge);
     if !parts.iter().all(packets) {
-        changes::run(agent, parts, sharing, &mut report)?;
+        progress(&format!("{SHARING} ports share a group"));
+        report.changes = changes::run(agent, parts, SHARING)?;
+        progress("each port has a group of its own");
+        report.group_each = changes::run(agent, parts, 1)?;
     }
     if parts.iter().any(packets) {
         packets::run(agent, parts.contains(&Part::Linuxbridge), &mut report)?;
