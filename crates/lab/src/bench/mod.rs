@@ -124,6 +124,9 @@ pub enum Bench {
         /// Agents that ask at once, with 20 ports each.
         #[arg(long, default_value_t = 2000)]
         agents: usize,
+        /// Ports that are made at once for these.
+        #[arg(long, default_value_t = 1000)]
+        more_ports: usize,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -217,12 +220,14 @@ impl Bench {
                 ports,
                 listeners,
                 agents,
+                more_ports,
                 common,
             } => {
                 let sizes = neutron::Sizes {
                     ports,
                     listeners,
                     agents,
+                    more_ports,
                 };
                 let report = neutron::run(&common.agent()?, release, sizes)?;
                 (serde_json::to_value(report), common.json)

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::Receiver;
 
-use super::{super::stats, Cloud};
+use super::{super::stats, Cloud, firehose::Firehose};
 use crate::{Error, Result, netns};
 
 /// So many of the agents have ports in the group.
@@ -35,10 +35,22 @@ pub struct Messages {
     pub bytes: f64,
     /// How many agents listened.
     pub agents: usize,
+    /// What stock Neutron says of the same boot to every agent of the cloud, by
+    /// fanouts to which nobody here listens.
+    pub stock: Stock,
+}
+
+/// Fanouts of one boot, on average: each reaches all agents.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stock {
+    /// Messages to each agent.
+    pub each: f64,
+    /// Bytes of their bodies.
+    pub bytes: f64,
 }
 
 /// Somebody who listens.
-type Listener = (Inbox, Receiver<Cast>);
+pub(super) type Listener = (Inbox, Receiver<Cast>);
 
 /// Measures.
 pub(super) fn run(cloud: &Cloud<'_>, agents: usize) -> Result<Messages> {
@@ -103,6 +115,7 @@ async fn listen(cloud: &Cloud<'_>, group: &str, agents: usize) -> Result<Message
             .map_err(|e| Error::Program(e.to_string()))?;
     }
     report(&transport, "listener0").await?;
+    let mut firehose = Firehose::open(cloud).await?;
     let plugin = transport.client(Target::new("q-plugin").version(1, 5));
     let mut all = Messages {
         agents,
@@ -121,6 +134,12 @@ async fn listen(cloud: &Cloud<'_>, group: &str, agents: usize) -> Result<Message
                         "host": "listener0"});
         call(&plugin, "update_device_list", up).await?;
         count(&mut listeners, &mut all).await;
+        for published in firehose.drain().await? {
+            if published.exchange.ends_with("_fanout") {
+                all.stock.each += 1.0;
+                all.stock.bytes += float(published.bytes);
+            }
+        }
     }
     let boots = f64::from(u32::try_from(BOOTS).unwrap_or(1));
     let others = f64::from(u32::try_from(IN_GROUP - 1).unwrap_or(1));
@@ -131,7 +150,15 @@ async fn listen(cloud: &Cloud<'_>, group: &str, agents: usize) -> Result<Message
         uninvolved: average(all.uninvolved),
         bytes: average(all.bytes),
         agents,
+        stock: Stock {
+            each: average(all.stock.each),
+            bytes: average(all.stock.bytes),
+        },
     })
+}
+
+fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Counts what has come, until nothing comes any more.
@@ -148,7 +175,7 @@ async fn count(listeners: &mut [Listener], all: &mut Messages) {
                     _ => &mut all.uninvolved,
                 };
                 *kind += 1.0;
-                all.bytes += f64::from(u32::try_from(cast.bytes).unwrap_or(u32::MAX));
+                all.bytes += float(cast.bytes);
             }
         }
     }

@@ -34,7 +34,8 @@ use crate::{
 
 /// How many ports one POST makes.
 const AT_ONCE: usize = 20;
-const LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait: what is compared with this took four minutes.
+const LIMIT: Duration = Duration::from_secs(600);
 /// How many rules are put in, one after the other.
 const RULES: u16 = 11;
 /// After this without a commit the agent has done what it had to do.

@@ -3,12 +3,15 @@
 //!
 //! * [`host`]: one hypervisor with its agent: ports, a restart, rules.
 //! * [`boot`]: what many agents hear of one machine that boots.
-//! * [`storm`]: all agents ask for everything at once.
+//! * [`storm`]: all agents ask for everything at once, after the broker's end.
+//! * [`crowd`]: a rule for all of them, and many ports at once.
 //!
 //! Server, database, broker and agent share the machine, as in the figures for
 //! the linuxbridge agent that these are compared with.
 
 mod boot;
+mod crowd;
+mod firehose;
 mod host;
 mod storm;
 
@@ -34,6 +37,8 @@ pub struct Sizes {
     pub listeners: usize,
     /// Agents of the storm, with 20 ports each.
     pub agents: usize,
+    /// Ports that are made at once then.
+    pub more_ports: usize,
 }
 
 /// What is printed.
@@ -58,6 +63,10 @@ pub struct Report {
     pub messages_per_boot: boot::Messages,
     /// All agents at once.
     pub sync_storm: storm::Storm,
+    /// A rule more in a group that they all use.
+    pub rule_storm: crowd::Rule,
+    /// Many ports at once.
+    pub port_storm: crowd::Ports,
 }
 
 /// A median in milliseconds.
@@ -88,7 +97,8 @@ pub fn run(agent: &Path, release: Release, sizes: Sizes) -> Result<Report> {
     let cloud = Cloud::make(&rig)?;
     report.messages_per_boot = boot::run(&cloud, sizes.listeners)?;
     progress(&format!("  {:?}", report.messages_per_boot));
-    report.sync_storm = storm::run(&cloud, sizes.agents)?;
+    report.port_storm.ports = sizes.more_ports;
+    storm::run(&cloud, sizes.agents, &mut report)?;
     rig.down()?;
     lab.down()?;
     Ok(report)

@@ -1,9 +1,10 @@
-//! All agents of a cloud lose the broker and ask for everything at once.
+//! All agents of a cloud at once: the broker is killed and started, and they ask
+//! for what differs; a group that all of them use gets a rule; many ports are made.
 //!
-//! The ports are written into the database as Neutron would, since making them
-//! by its API takes hours. The agents ask as real ones do after a broker's
-//! restart: within five seconds, by chance, each with one call at a time; they
-//! know what they had.
+//! The ports that are there before are written into the database as Neutron
+//! would, since making them by its API takes hours. The agents are played: each
+//! has a queue of its own and asks as real ones do after a broker's restart,
+//! within five seconds, by chance, with one call at a time.
 
 use std::{
     fmt::Write as _,
@@ -11,14 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use l2isolate_oslo::{Target, Transport};
+use l2isolate_oslo::{Bound, Inbox, Target, Transport};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::{
     super::stats,
-    Cloud,
-    boot::{call, connect},
+    Cloud, Report,
+    boot::{Listener, call, connect},
+    crowd,
 };
 use crate::{Error, Result, lab::progress, netns};
 
@@ -31,8 +34,10 @@ const IN_GROUP: usize = 200;
 const SHARED: usize = 50;
 /// Within which agents come back, as in the agent.
 const SPREAD: Duration = Duration::from_secs(5);
+/// Longest wait for a queue.
+const LIMIT: Duration = Duration::from_secs(300);
 
-/// The outcome.
+/// All agents ask.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Storm {
     /// How many agents.
@@ -41,6 +46,8 @@ pub struct Storm {
     pub server_cpu_s: f64,
     /// From the broker's return until the last has its answer.
     pub all_synced_s: f64,
+    /// Of that, until the last has its queue again.
+    pub all_bound_s: f64,
     /// Calls that had to be made again.
     pub failed_calls: usize,
     /// Bytes of answers, as JSON.
@@ -56,41 +63,148 @@ pub struct Storm {
 struct Round {
     failed: usize,
     bytes: usize,
+    /// When the last had its queue.
+    bound: Option<Instant>,
+}
+
+/// Agents that are played.
+pub(super) struct Crowd {
+    transports: Vec<Transport>,
+    pub(super) listeners: Vec<Listener>,
+    /// What each knows.
+    known: Vec<Value>,
 }
 
 /// Measures.
-pub(super) fn run(cloud: &Cloud<'_>, agents: usize) -> Result<Storm> {
+pub(super) fn run(cloud: &Cloud<'_>, agents: usize, report: &mut Report) -> Result<()> {
     fill(cloud, agents)?;
-    let known: Vec<Value> = vec![json!({}); agents];
-    let (first, known, first_s, first_cpu) = measure(cloud, known)?;
-    progress(&format!(
-        "  first time: {first_s:.1} s, {first_cpu:.1} s of processor time, {first:?}"
-    ));
-    let (again, _, again_s, again_cpu) = measure(cloud, known)?;
-    Ok(Storm {
-        agents,
-        server_cpu_s: stats::rounded(again_cpu),
-        all_synced_s: stats::rounded(again_s),
-        failed_calls: again.failed,
-        bytes: again.bytes,
-        first_server_cpu_s: stats::rounded(first_cpu),
-        first_all_synced_s: stats::rounded(first_s),
-    })
-}
-
-/// What came of a round, what each agent knows afterwards, and what it took.
-fn measure(cloud: &Cloud<'_>, known: Vec<Value>) -> Result<(Round, Vec<Value>, f64, f64)> {
-    let before = cloud.server_cpu()?;
-    let start = Instant::now();
-    let (round, known) = netns::inside(cloud.rig.namespace(), || {
+    let group = crowd::group(cloud)?;
+    netns::inside(cloud.rig.namespace(), || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Error::io("a tokio runtime"))?;
-        runtime.block_on(all(&cloud.rig.transport_url(), known))
-    })??;
-    let took = start.elapsed().as_secs_f64();
-    Ok((round, known, took, cloud.server_cpu()? - before))
+        runtime.block_on(async {
+            let mut crowd = Crowd::start(&cloud.rig.transport_url(), agents, &group).await?;
+            report.sync_storm = crowd.storm(cloud).await?;
+            report.rule_storm = crowd::rule(&mut crowd, cloud, &group).await?;
+            report.port_storm = crowd::ports(&mut crowd, cloud, report.port_storm.ports).await?;
+            crowd.end().await;
+            Ok(())
+        })
+    })?
+}
+
+impl Crowd {
+    async fn start(url: &str, agents: usize, group: &str) -> Result<Self> {
+        let transports: Vec<Transport> = (0..agents.div_ceil(SHARED))
+            .map(|_| connect(url))
+            .collect::<Result<_>>()?;
+        let listeners = (0..agents).filter_map(|number| {
+            let keys = [
+                format!("l2isolate-agent.storm{number}"),
+                format!("l2isolate-group.{group}"),
+            ];
+            let transport = transports.get(number / SHARED)?;
+            Some(transport.inbox("l2isolate-agent", 20_000, keys.into()))
+        });
+        let crowd = Self {
+            listeners: listeners.collect(),
+            transports,
+            known: vec![json!({}); agents],
+        };
+        for (inbox, _) in &crowd.listeners {
+            bound(inbox, 0).await?;
+        }
+        Ok(crowd)
+    }
+
+    async fn end(self) {
+        for transport in &self.transports {
+            transport.close().await;
+        }
+    }
+
+    /// All agents ask, knowing nothing; and again after the broker was killed.
+    async fn storm(&mut self, cloud: &Cloud<'_>) -> Result<Storm> {
+        let (before, start) = (cloud.server_cpu()?, Instant::now());
+        let first = self.all(0).await?;
+        let first_s = start.elapsed().as_secs_f64();
+        let first_cpu = cloud.server_cpu()? - before;
+        progress(&format!(
+            "  first time: {first_s:.1} s, {first_cpu:.1} s of processor time, {first:?}"
+        ));
+        let broker = cloud.rig.broker();
+        blocking(move || broker.kill().and_then(|()| broker.start())).await?;
+        let (before, start) = (cloud.server_cpu()?, Instant::now());
+        let again = self.all(1).await?;
+        let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
+        let storm = Storm {
+            agents: self.known.len(),
+            server_cpu_s: stats::rounded(cloud.server_cpu()? - before),
+            all_synced_s: stats::rounded(start.elapsed().as_secs_f64()),
+            all_bound_s: stats::rounded(again.bound.map_or(0.0, since)),
+            failed_calls: again.failed,
+            bytes: again.bytes,
+            first_server_cpu_s: stats::rounded(first_cpu),
+            first_all_synced_s: stats::rounded(first_s),
+        };
+        progress(&format!("  {storm:?}"));
+        Ok(storm)
+    }
+
+    /// Each agent waits for a queue after that one, and asks.
+    async fn all(&mut self, queue: u64) -> Result<Round> {
+        let round = Arc::new(Mutex::new(Round::default()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (number, digests) in self.known.iter().enumerate() {
+            let (Some(transport), Some((inbox, _))) = (
+                self.transports.get(number / SHARED),
+                self.listeners.get(number),
+            ) else {
+                continue;
+            };
+            let (transport, round, digests) =
+                (transport.clone(), Arc::clone(&round), digests.clone());
+            let queue = wait(inbox.bound(), queue);
+            tasks.spawn(async move {
+                queue.await?;
+                round.lock().unwrap_or_else(PoisonError::into_inner).bound = Some(Instant::now());
+                let known = agent(&transport, number, digests, &round).await?;
+                Ok::<_, Error>((number, known))
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            let (number, learnt) = done.map_err(|e| Error::Program(e.to_string()))??;
+            if let Some(known) = self.known.get_mut(number) {
+                *known = learnt;
+            }
+        }
+        let mut round = round.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *round))
+    }
+}
+
+/// Until there is a queue after that one.
+pub(super) fn bound(inbox: &Inbox, after: u64) -> impl Future<Output = Result<()>> + use<> {
+    wait(inbox.bound(), after)
+}
+
+async fn wait(mut bound: watch::Receiver<Option<Bound>>, after: u64) -> Result<()> {
+    let newer = |bound: &Option<Bound>| bound.as_ref().is_some_and(|b| b.queue > after);
+    let waited = tokio::time::timeout(LIMIT, bound.wait_for(newer)).await;
+    match waited {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(Error::Program("no queue can be had".to_owned())),
+    }
+}
+
+/// Does what would keep the played agents from hearing.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::Program(e.to_string()))?
 }
 
 /// Writes ports into the database.
@@ -141,34 +255,6 @@ fn fill(cloud: &Cloud<'_>, agents: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::Program(format!("{made} ports of {ports} are there")))
-}
-
-async fn all(url: &str, known: Vec<Value>) -> Result<(Round, Vec<Value>)> {
-    let connections = known.len().div_ceil(SHARED);
-    let transports: Vec<Transport> = (0..connections)
-        .map(|_| connect(url))
-        .collect::<Result<_>>()?;
-    let round = Arc::new(Mutex::new(Round::default()));
-    let mut tasks = tokio::task::JoinSet::new();
-    for (number, digests) in known.iter().enumerate() {
-        let Some(transport) = transports.get(number / SHARED) else {
-            continue;
-        };
-        let (transport, round, digests) = (transport.clone(), Arc::clone(&round), digests.clone());
-        tasks.spawn(async move { (number, agent(&transport, number, digests, &round).await) });
-    }
-    let mut known = known;
-    while let Some(done) = tasks.join_next().await {
-        let (number, result) = done.map_err(|e| Error::Program(e.to_string()))?;
-        if let Some(known) = known.get_mut(number) {
-            *known = result?;
-        }
-    }
-    for transport in &transports {
-        transport.close().await;
-    }
-    let round = std::mem::take(&mut *round.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok((round, known))
 }
 
 /// One agent, until it has everything.

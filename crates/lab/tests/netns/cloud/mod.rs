@@ -5,7 +5,9 @@
 //! Needs what `scripts/neutron-env` makes, and the packages of
 //! `scripts/packages`.
 
+mod losses;
 mod nova;
+mod relay;
 mod services;
 mod site;
 

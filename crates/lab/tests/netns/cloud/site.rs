@@ -33,7 +33,7 @@ pub(super) struct Cloud {
     pub(super) rig: Rig,
     lab: Guard,
     binary: PathBuf,
-    network: String,
+    pub(super) network: String,
     /// The IPv4 one.
     pub(super) subnet: String,
     /// Given back last, when the namespaces have gone.
@@ -163,6 +163,49 @@ impl Cloud {
         let process = agent::process_of(&running).unwrap();
         process.signal(Signal::SIGKILL);
         assert!(l2isolate_lab::process::wait_gone(&[process], LIMIT));
+    }
+
+    /// The agent's configuration from its next start on, with these lines for
+    /// `[l2isolate]`.
+    pub(super) fn configure_agent(&self, host: &str, more: &str) {
+        let node = self.nodes().into_iter().find(|node| node.name == host);
+        let files = self.lab.agent_files(host);
+        let url = self.rig.transport_url();
+        agent::configure_for_neutron(node.unwrap(), &files, &url, more).unwrap();
+    }
+
+    /// Takes from an agent that doesn't run what it keeps of its intent.
+    pub(super) fn forget(&self, host: &str) {
+        std::fs::remove_dir_all(self.lab.agent_files(host).state()).unwrap();
+    }
+
+    /// What an agent has logged last.
+    pub(super) fn agent_log(&self, host: &str) -> String {
+        let log = std::fs::read_to_string(self.lab.agent_files(host).log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
+    /// The objects that an agent keeps, each with its list.
+    pub(super) fn kept(&self, host: &str) -> Vec<(String, Value)> {
+        let root = self.lab.agent_files(host).state().join("intent");
+        let files = files_below(&root);
+        let objects = files.into_iter().filter_map(|(path, text)| {
+            let list = path.parent()?.file_name()?.to_str()?.to_owned();
+            let document: Value = serde_json::from_str(&text).ok()?;
+            let object = document[&list][0].clone();
+            Some((list, object))
+        });
+        objects.collect()
+    }
+
+    /// What an agent has written for guests.
+    pub(super) fn guest_files(&self, host: &str) -> Vec<String> {
+        let files = self.lab.agent_files(host);
+        let all = [files.guest(), files.metadata()].into_iter();
+        let all = all.flat_map(|directory| files_below(&directory));
+        all.map(|(path, text)| format!("{}:\n{text}", path.display()))
+            .collect()
     }
 
     /// What an agent says of itself; null while it doesn't answer.
@@ -329,11 +372,8 @@ impl Cloud {
         while !condition() {
             if Instant::now() >= end {
                 for host in self.hypervisors() {
-                    let log = self.lab.agent_files(&host).log();
-                    let log = std::fs::read_to_string(log).unwrap_or_default();
-                    let lines: Vec<&str> = log.lines().collect();
-                    let tail = &lines[lines.len().saturating_sub(25)..];
-                    eprintln!("{host}: {}\n{}", self.agent_status(&host), tail.join("\n"));
+                    let (status, log) = (self.agent_status(&host), self.agent_log(&host));
+                    eprintln!("{host}: {status}\n{log}");
                 }
                 panic!("in vain: {what}");
             }
@@ -347,4 +387,21 @@ fn address(port: &Value, six: bool) -> String {
     let all = port["fixed_ips"].as_array().unwrap().iter();
     let mut all = all.map(|ip| ip["ip_address"].as_str().unwrap());
     all.find(|ip| ip.contains(':') == six).unwrap().to_owned()
+}
+
+/// The files below a directory with what is in them, in order.
+fn files_below(directory: &Path) -> Vec<(PathBuf, String)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files_below(&path));
+        } else if path.is_file()
+            && let Ok(text) = std::fs::read_to_string(&path)
+        {
+            all.push((path, text));
+        }
+    }
+    all.sort();
+    all
 }
