@@ -15,6 +15,7 @@
 //!   all of it can be taken down, also after a crash.
 //! * [`maintenance`] takes a ToR out of service and puts it back.
 //! * [`migrate`] has a guest move to another hypervisor while it runs.
+//! * [`qemu`] runs a real guest.
 //! * [`matrix`], [`path`], [`probe`] and [`connections`] look at the result from
 //!   the outside;
 //!   [`throughput`] and [`bench`] measure it.
@@ -42,6 +43,7 @@ pub mod nova;
 pub mod path;
 pub mod probe;
 pub mod process;
+pub mod qemu;
 pub mod render;
 pub mod room;
 pub mod show;

@@ -47,12 +47,12 @@ pub struct Mobile<'a> {
 }
 
 impl<'a> Mobile<'a> {
-    /// Makes a guest of the lab one that can move. Its interface is away for a
-    /// moment.
+    /// The port of one of the lab's guests, with a document of its own; what is
+    /// behind its taps is the caller's.
     ///
     /// # Errors
-    /// There is no such guest, or it can't be rebuilt.
-    pub fn new(lab: &'a Lab, name: &str) -> Result<Self> {
+    /// There is no such guest.
+    pub fn port_of(lab: &'a Lab, name: &str) -> Result<Self> {
         let vm = lab.fabric().vm(name)?.clone();
         let mut mobile = Self {
             lab,
@@ -73,6 +73,16 @@ impl<'a> Mobile<'a> {
             .collect();
         let files = lab.agent_files(&mobile.vm.host);
         agent::write_intent(&files, "ports", &agent::ports(&others))?;
+        Ok(mobile)
+    }
+
+    /// Makes a guest of the lab one that can move. Its interface is away for a
+    /// moment.
+    ///
+    /// # Errors
+    /// There is no such guest, or it can't be rebuilt.
+    pub fn new(lab: &'a Lab, name: &str) -> Result<Self> {
+        let mobile = Self::port_of(lab, name)?;
         let mac = &mobile.vm.mac;
         let lines = format!(
             "address flush dev eth0\n\

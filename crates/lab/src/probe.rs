@@ -25,7 +25,8 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{
-            ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
+            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
+            SockaddrStorage, recvmsg, setsockopt, socket,
             sockopt::{RcvBufForce, ReceiveTimestampns, RxqOvfl},
         },
         time::TimeSpec,
@@ -46,6 +47,10 @@ const BUFFER: usize = 4 << 20;
 const DRAIN: Duration = Duration::from_millis(700);
 /// Payload: the packet's number.
 const NUMBER: usize = size_of::<u64>();
+/// Echo requests (RFC 792, RFC 4443), and the length of their header.
+const ECHO4: u8 = 8;
+const ECHO6: u8 = 128;
+const ECHO_HEAD: usize = 8;
 /// Packet numbers from here on can't be ours: at 1,000 a second, 48 days.
 const NUMBER_MAX: u64 = 1 << 32;
 
@@ -124,9 +129,58 @@ impl Probe {
             let target = input
                 .local_addr()
                 .map_err(Error::io("reading a socket's address"))?;
-            outputs.push((bind(lab, flow.from, flow.family)?, target));
-            inputs.push(input);
+            let socket = bind(lab, flow.from, flow.family)?;
+            outputs.push(Output {
+                socket,
+                target,
+                head: Vec::new(),
+            });
+            inputs.push(Input {
+                socket: input,
+                head: 0,
+            });
         }
+        Self::run(outputs, inputs, flows, rate)
+    }
+
+    /// The same with echoes, for a receiver that has a kernel of its own and nothing
+    /// else: what counts is what comes back.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn echo(lab: &Lab, flows: &[FlowSpec<'_>], rate: u32) -> Result<Self> {
+        let mut outputs = Vec::new();
+        let mut inputs = Vec::new();
+        for flow in flows {
+            let namespace = lab.namespace(&flow.from.name);
+            // Root's group may ask for echoes without a raw socket.
+            netns::sysctl(&namespace, &[("ipv4.ping_group_range", "0 0")])?;
+            let what = || Error::io(format!("echo socket in {}", flow.from.name));
+            let socket = netns::inside(&namespace, || echo_socket(flow.family))?.map_err(what())?;
+            let twin = socket.try_clone().map_err(what())?;
+            let kind = match flow.family {
+                Family::V4 => ECHO4,
+                Family::V6 => ECHO6,
+            };
+            outputs.push(Output {
+                socket,
+                target: SocketAddr::new(flow.to.address(flow.family), 0),
+                head: vec![kind, 0, 0, 0, 0, 0, 0, 1],
+            });
+            inputs.push(Input {
+                socket: twin,
+                head: ECHO_HEAD,
+            });
+        }
+        Self::run(outputs, inputs, flows, rate)
+    }
+
+    fn run(
+        outputs: Vec<Output>,
+        inputs: Vec<Input>,
+        flows: &[FlowSpec<'_>],
+        rate: u32,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicBool::new(false));
         let interval = Duration::from_secs(1) / rate.max(1);
@@ -201,6 +255,33 @@ impl Probe {
     }
 }
 
+/// Where a flow starts, with what stands before the packet's number.
+struct Output {
+    socket: UdpSocket,
+    target: SocketAddr,
+    head: Vec<u8>,
+}
+
+/// Where it is counted, with as many bytes before the number.
+struct Input {
+    socket: UdpSocket,
+    head: usize,
+}
+
+/// A socket for echoes (icmp(7)): the kernel fills in identifier and checksum.
+fn echo_socket(family: Family) -> io::Result<UdpSocket> {
+    let (family, protocol) = match family {
+        Family::V4 => (AddressFamily::Inet, SockProtocol::Icmp),
+        Family::V6 => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = UdpSocket::from(socket(family, SockType::Datagram, flags, protocol)?);
+    setsockopt(&socket, RcvBufForce, &BUFFER)?;
+    setsockopt(&socket, ReceiveTimestampns, &true)?;
+    setsockopt(&socket, RxqOvfl, &1)?;
+    Ok(socket)
+}
+
 fn bind(lab: &Lab, vm: &Vm, family: Family) -> Result<UdpSocket> {
     let address = SocketAddr::new(vm.address(family), 0);
     netns::inside(&lab.namespace(&vm.name), || {
@@ -215,13 +296,14 @@ fn bind(lab: &Lab, vm: &Vm, family: Family) -> Result<UdpSocket> {
 
 /// Sends until told to stop; returns how many packets each flow sent. A sender
 /// that was held up catches up, so that the rate holds on average.
-fn send(flows: &[(UdpSocket, SocketAddr)], interval: Duration, stop: &AtomicBool) -> Vec<u64> {
+fn send(flows: &[Output], interval: Duration, stop: &AtomicBool) -> Vec<u64> {
     let mut number: u64 = 0;
     let mut next = Instant::now();
     while !stop.load(Ordering::Acquire) {
-        for (socket, target) in flows {
+        for flow in flows {
+            let packet = [flow.head.as_slice(), &number.to_be_bytes()].concat();
             // What the sender's own kernel refuses is lost like any other.
-            let _ = socket.send_to(&number.to_be_bytes(), target);
+            let _ = flow.socket.send_to(&packet, flow.target);
         }
         number += 1;
         next += interval;
@@ -231,33 +313,37 @@ fn send(flows: &[(UdpSocket, SocketAddr)], interval: Duration, stop: &AtomicBool
 }
 
 /// Receives on all sockets until `done`.
-fn receive(sockets: &[UdpSocket], done: &AtomicBool) -> io::Result<Vec<Tally>> {
-    let mut tallies = vec![Tally::default(); sockets.len()];
+fn receive(flows: &[Input], done: &AtomicBool) -> io::Result<Vec<Tally>> {
+    let mut tallies = vec![Tally::default(); flows.len()];
     while !done.load(Ordering::Acquire) {
-        let mut fds: Vec<PollFd<'_>> = sockets
+        let mut fds: Vec<PollFd<'_>> = flows
             .iter()
-            .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN))
+            .map(|flow| PollFd::new(flow.socket.as_fd(), PollFlags::POLLIN))
             .collect();
         match poll(&mut fds, PollTimeout::from(100u8)) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for (socket, tally) in sockets.iter().zip(&mut tallies) {
-            while take(socket, tally)? {}
+        for (flow, tally) in flows.iter().zip(&mut tallies) {
+            while take(flow, tally)? {}
         }
     }
     Ok(tallies)
 }
 
 /// Takes one packet off a socket, if there is one.
-fn take(socket: &UdpSocket, tally: &mut Tally) -> io::Result<bool> {
-    let mut data = [0; NUMBER];
+fn take(flow: &Input, tally: &mut Tally) -> io::Result<bool> {
+    let mut data = [0; ECHO_HEAD + NUMBER];
     let mut parts = [io::IoSliceMut::new(&mut data)];
     let mut control = nix::cmsg_space!(TimeSpec, u32);
     let (length, time) = {
         let flags = MsgFlags::MSG_DONTWAIT;
-        let result =
-            recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags);
+        let result = recvmsg::<SockaddrStorage>(
+            flow.socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            flags,
+        );
         let message = match result {
             Ok(message) => message,
             Err(nix::Error::EAGAIN) => return Ok(false),
@@ -273,8 +359,10 @@ fn take(socket: &UdpSocket, tally: &mut Tally) -> io::Result<bool> {
         }
         (message.bytes, time)
     };
-    if let (NUMBER, Some(time)) = (length, time) {
-        tally.count(u64::from_be_bytes(data), time);
+    let number = data.get(flow.head..length);
+    let number = number.and_then(|bytes| <[u8; NUMBER]>::try_from(bytes).ok());
+    if let (Some(number), Some(time)) = (number, time) {
+        tally.count(u64::from_be_bytes(number), time);
     }
     Ok(true)
 }

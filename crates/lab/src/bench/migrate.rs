@@ -6,6 +6,8 @@
 //! families. The guest is a namespace ([`crate::migrate`]), so there is no pause
 //! of its own to take off: what is measured is the network's.
 
+mod qemu;
+
 use std::{path::Path, time::Duration};
 
 use serde::Serialize;
@@ -44,6 +46,9 @@ pub struct Report {
     /// FRR everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frr: Option<Flavour>,
+    /// A real guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<qemu::Real>,
     /// Connections that broke, of all fabrics.
     pub tcp_resets: usize,
     /// What the figures mean.
@@ -78,14 +83,31 @@ pub struct Median {
     pub max: Option<f64>,
 }
 
-/// Measures each fabric, one after the other.
+impl Median {
+    fn of(samples: &[f64]) -> Self {
+        let max = samples.iter().copied().reduce(f64::max);
+        Self {
+            p50: stats::median(samples).map(stats::rounded),
+            max: max.map(stats::rounded),
+        }
+    }
+}
+
+/// Measures each fabric, one after the other; then, in the first one, a real guest
+/// that boots from what is in `image`.
 ///
 /// # Errors
 /// A lab can't be built, or a migration doesn't happen.
-pub fn run(agent: &Path, fabrics: &[Mix], migrations: usize) -> Result<Report> {
+pub fn run(
+    agent: &Path,
+    fabrics: &[Mix],
+    migrations: usize,
+    image: Option<&Path>,
+) -> Result<Report> {
     let mut report = Report {
         bird: None,
         frr: None,
+        qemu: None,
         tcp_resets: 0,
         definitions: definitions(migrations),
     };
@@ -101,6 +123,9 @@ pub fn run(agent: &Path, fabrics: &[Mix], migrations: usize) -> Result<Report> {
             }
         }
     }
+    if let Some((image, fabric)) = image.zip(fabrics.first()) {
+        report.qemu = Some(qemu::run(agent, *fabric, migrations, image)?);
+    }
     Ok(report)
 }
 
@@ -114,13 +139,20 @@ fn definitions(migrations: usize) -> Value {
                   whatever it sends before that",
         "blackout_ms": "of each migration the longest time between two packets received, of any \
                         flow; 1 ms is the flows' own spacing",
+        "qemu": "a guest of 128 MiB, sent over a Unix socket from QEMU to QEMU (TCG), which ends the \
+                 first one as soon as it is done; 3 flows of 1,000 echoes/s: far rack by IPv4 and \
+                 IPv6, VM of the old host by IPv4; no hint from libvirt",
+        "pause_ms": "QEMU's own downtime (query-migrate)",
+        "beyond_pause_ms": "of each migration the longest time between two echoes received, of any \
+                            flow, less QEMU's downtime",
         "lost": "packets of all flows and migrations that were sent and never received",
         "tcp_resets": "of a stream of some 100 Mbit/s and 100 idle connections those that don't \
                        carry bytes both ways after a migration",
     })
 }
 
-fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usize)> {
+/// Three racks with a hypervisor each.
+fn lab(agent: &Path, fabric: Mix) -> Result<Guard> {
     let shape = Shape {
         spines: 2,
         racks: 3,
@@ -135,6 +167,19 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
         owned: true,
     })?;
     lab.wait(LIMIT)?;
+    Ok(lab)
+}
+
+/// Where it goes next, and a VM of the host that it leaves.
+fn next(at: &str) -> (&'static str, &'static str) {
+    match at {
+        "hv1-1" => ("hv2-1", "vm1-1-2"),
+        _ => ("hv1-1", "vm2-1-2"),
+    }
+}
+
+fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usize)> {
+    let lab = lab(agent, fabric)?;
     let mut guest = Mobile::new(&lab, "vm1-1-1")?;
     let far = lab.fabric().vm("vm3-1-1")?;
     lab.wait(LIMIT)?;
@@ -152,10 +197,7 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
     let mut all: Vec<Flows> = Vec::new();
     let mut resets = 0;
     for _ in 0..migrations {
-        let (to, neighbour) = match guest.at.as_str() {
-            "hv1-1" => ("hv2-1", "vm1-1-2"),
-            _ => ("hv1-1", "vm2-1-2"),
-        };
+        let (to, neighbour) = next(&guest.at);
         let neighbour = lab.fabric().vm(neighbour)?;
         let probe = Probe::start(&lab, &flows(&moving, far, neighbour), RATE)?;
         let done = process::sleep(PAUSE)
@@ -190,14 +232,7 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
         stats::median(&gaps).map(stats::rounded)
     };
     let flavour = Flavour {
-        blackout_ms: Median {
-            p50: stats::median(&blackouts).map(stats::rounded),
-            max: blackouts
-                .iter()
-                .copied()
-                .reduce(f64::max)
-                .map(stats::rounded),
-        },
+        blackout_ms: Median::of(&blackouts),
         lost: all.iter().map(|flows| flows.lost).sum(),
         sent: all.iter().map(|flows| flows.sent).sum(),
         from_far_rack_ms: by(0),

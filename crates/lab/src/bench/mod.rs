@@ -95,6 +95,12 @@ pub enum Bench {
         /// How often it moves.
         #[arg(long, default_value_t = 10)]
         migrations: usize,
+        /// A real guest as well, in the first of the fabrics.
+        #[arg(long)]
+        qemu: bool,
+        /// What it boots from: scripts/guest-image makes it.
+        #[arg(long, default_value = ".tools/guest")]
+        image: PathBuf,
         /// As with every bench.
         #[command(flatten)]
         common: Common,
@@ -205,10 +211,13 @@ impl Bench {
             Self::Migrate {
                 fabric,
                 migrations,
+                qemu,
+                image,
                 common,
             } => {
                 let fabrics = fabric.map_or(vec![Mix::Bird, Mix::Frr], |fabric| vec![fabric]);
-                let report = migrate::run(&common.agent()?, &fabrics, migrations)?;
+                let image = qemu.then_some(image.as_path());
+                let report = migrate::run(&common.agent()?, &fabrics, migrations, image)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Filter { only, common } => {

@@ -1,0 +1,245 @@
+//! A real guest: Debian's cloud kernel under QEMU without KVM, on a tap as Nova
+//! makes it, which can be sent to another QEMU while it runs.
+//!
+//! Needs what `scripts/guest-image` makes. A QEMU runs in its hypervisor's
+//! namespace, so it goes with the lab, and dies with this process.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    Error, Result,
+    fabric::{GATEWAY4, GATEWAY6, VM_PREFIX4, Vm},
+    netns, process,
+};
+
+/// Memory in MiB: as little as it boots with, for that is what is sent.
+const MEMORY: &str = "128";
+/// Between two questions for how far a migration is.
+const POLL: Duration = Duration::from_millis(2);
+/// How long QEMU may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest pause that QEMU may plan with, in milliseconds (its default), and how
+/// fast it may send, in bytes a second.
+const DOWNTIME: u64 = 300;
+const BANDWIDTH: u64 = 1 << 30;
+
+/// What the guest does: drivers, addresses, nothing.
+const INIT: &str = r"#!/bin/busybox sh
+/bin/busybox mkdir -p /usr/bin /sbin /tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+while read -r module; do insmod /modules/$module.ko; done </modules/order
+ip link set lo up
+echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
+echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_ra
+ip link set eth0 up
+ip addr add ADDRESS4 dev eth0
+ip route add default via GATEWAY4
+ip -6 addr add ADDRESS6/128 dev eth0
+ip -6 route add default via GATEWAY6 dev eth0
+while :; do sleep 1000; done
+";
+
+/// What a guest boots from, and where its QEMUs' files are.
+#[derive(Debug)]
+pub struct Image {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    directory: PathBuf,
+}
+
+impl Image {
+    /// Packs what this guest boots from; `from` has what `scripts/guest-image`
+    /// made, `directory` is for this guest's files.
+    ///
+    /// # Errors
+    /// A file isn't there or can't be written.
+    pub fn pack(vm: &Vm, from: &Path, directory: PathBuf) -> Result<Self> {
+        let (kernel, base) = (from.join("vmlinuz"), from.join("base.cpio"));
+        for file in [&kernel, &base] {
+            if !file.is_file() {
+                return Err(Error::Program(format!(
+                    "{} isn't there: scripts/guest-image {} makes it",
+                    file.display(),
+                    from.display()
+                )));
+            }
+        }
+        let root = directory.join("init-root");
+        std::fs::create_dir_all(&root).map_err(Error::file(&root))?;
+        let init = INIT
+            .replace("ADDRESS4", &format!("{}/{}", vm.address4, VM_PREFIX4.1))
+            .replace("ADDRESS6", &vm.address6.to_string())
+            .replace("GATEWAY4", &GATEWAY4.to_string())
+            .replace("GATEWAY6", &GATEWAY6.to_string());
+        let path = root.join("init");
+        std::fs::write(&path, init).map_err(Error::file(&path))?;
+        // Archives can stand one behind the other.
+        let script =
+            "chmod 755 init && { cat \"$1\"; echo init | busybox cpio -o -H newc; } > ../initramfs";
+        let base = base.canonicalize().map_err(Error::file(&base))?;
+        let packed = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&base)
+            .current_dir(&root)
+            .stderr(Stdio::null())
+            .status()
+            .map_err(Error::io("packing an initramfs"))?;
+        if !packed.success() {
+            return Err(Error::Program("an initramfs can't be packed".to_owned()));
+        }
+        Ok(Self {
+            kernel: kernel.canonicalize().map_err(Error::file(&kernel))?,
+            initramfs: directory.join("initramfs"),
+            directory,
+        })
+    }
+}
+
+/// A QEMU with the guest, or waiting for it.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    incoming: PathBuf,
+    commands: BufReader<UnixStream>,
+}
+
+impl Qemu {
+    /// Starts one on a tap that is there; `waits`: for the guest from another.
+    ///
+    /// # Errors
+    /// It can't be started, or doesn't answer.
+    pub fn start(
+        image: &Image,
+        namespace: &str,
+        vm: &Vm,
+        number: usize,
+        waits: bool,
+    ) -> Result<Self> {
+        let file = |name: &str| image.directory.join(format!("{name}{number}"));
+        let (control, incoming) = (file("qmp"), file("incoming"));
+        let tap = &vm.tap;
+        let mut command = netns::command(namespace, "setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["-machine", "pc,accel=tcg", "-cpu", "max", "-m", MEMORY])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-serial", &format!("file:{}", file("console").display())])
+            .arg("-kernel")
+            .arg(&image.kernel)
+            .arg("-initrd")
+            .arg(&image.initramfs)
+            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args([
+                "-netdev",
+                &format!("tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off"),
+            ])
+            .args([
+                "-device",
+                &format!("virtio-net-pci,netdev=n0,mac={},romfile=", vm.mac),
+            ])
+            .args([
+                "-qmp",
+                &format!("unix:{},server=on,wait=off", control.display()),
+            ]);
+        if waits {
+            command.args(["-incoming", &format!("unix:{}", incoming.display())]);
+        }
+        let log = file("log");
+        let output = std::fs::File::create(&log).map_err(Error::file(&log))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .map_err(Error::io("starting QEMU"))?;
+        let end = Instant::now() + PATIENCE;
+        let stream = loop {
+            match UnixStream::connect(&control) {
+                Ok(stream) => break stream,
+                Err(error) if Instant::now() > end => {
+                    return Err(Error::io(format!("QEMU's socket {}", control.display()))(
+                        error,
+                    ));
+                }
+                Err(_) => process::sleep(Duration::from_millis(20))?,
+            }
+        };
+        let what = || Error::io("QEMU's socket");
+        stream.set_read_timeout(Some(PATIENCE)).map_err(what())?;
+        let mut qemu = Self {
+            child,
+            incoming,
+            commands: BufReader::new(stream),
+        };
+        qemu.ask("qmp_capabilities", json!({}))?;
+        Ok(qemu)
+    }
+
+    /// One command of QMP; its answer. What QEMU tells unasked is passed over.
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let what = || Error::io(format!("QEMU's answer to {command}"));
+        let line = json!({"execute": command, "arguments": arguments});
+        writeln!(self.commands.get_mut(), "{line}").map_err(what())?;
+        loop {
+            let mut line = String::new();
+            if self.commands.read_line(&mut line).map_err(what())? == 0 {
+                return Err(Error::Program(format!("QEMU hung up on {command}")));
+            }
+            let answer: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(error) = answer.get("error") {
+                return Err(Error::Program(format!("QEMU refuses {command}: {error}")));
+            }
+            if let Some(value) = answer.get("return") {
+                return Ok(value.clone());
+            }
+        }
+    }
+
+    /// Sends the guest to another QEMU, which goes on with it, and ends this one, as
+    /// libvirt does. Gives for how long QEMU says that the guest was paused.
+    ///
+    /// # Errors
+    /// QEMU fails, or isn't done in time.
+    pub fn send_to(mut self, other: &Self) -> Result<Duration> {
+        let limits = json!({"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME});
+        self.ask("migrate-set-parameters", limits)?;
+        let uri = format!("unix:{}", other.incoming.display());
+        self.ask("migrate", json!({ "uri": uri }))?;
+        let end = Instant::now() + PATIENCE;
+        let paused = loop {
+            let now = self.ask("query-migrate", json!({}))?;
+            match now.get("status").and_then(Value::as_str) {
+                Some("completed") => break now.get("downtime").and_then(Value::as_u64),
+                Some("failed" | "cancelled") => {
+                    return Err(Error::Program(format!("QEMU's migration: {now}")));
+                }
+                _ if Instant::now() > end => {
+                    return Err(Error::Program(format!(
+                        "QEMU's migration takes long: {now}"
+                    )));
+                }
+                _ => process::sleep(POLL)?,
+            }
+        };
+        self.end()?;
+        Ok(Duration::from_millis(paused.unwrap_or_default()))
+    }
+
+    /// Ends it; its tap loses its carrier.
+    ///
+    /// # Errors
+    /// It can't be waited for.
+    pub fn end(mut self) -> Result<()> {
+        let _ = self.child.kill();
+        self.child.wait().map(drop).map_err(Error::io("QEMU's end"))
+    }
+}
