@@ -116,6 +116,12 @@ class CastsTest(unittest.TestCase):
         cloud.wait_for(lambda: not other.has['ports'], 'the unbinding')
         cloud.update('port', port, **{'binding:host_id': other.host})
         cloud.wait_for(lambda: port in other.has['ports'], 'the return')
+        # Neutron lets a port have another MAC only while it has no host.
+        cloud.update('port', port, **{'binding:host_id': ''})
+        cloud.update('port', port, mac_address='fa:17:3e:00:00:01')
+        cloud.update('port', port, **{'binding:host_id': other.host})
+        cloud.wait_for(lambda: other.has['ports'].get(port, {}).get('mac') ==
+                       'fa:17:3e:00:00:01', 'another MAC')
         cloud.delete('port', port)
         cloud.wait_for(lambda: not other.has['ports'], 'the deletion')
 
@@ -165,9 +171,13 @@ class CastsTest(unittest.TestCase):
         cloud.update('network', self.network, mtu=1400)
         self.caught_up('the MTU')
         # Ports get addresses of it by themselves.
-        cloud.subnet(self.network, cloud.prefix6(), ipv6_ra_mode='slaac',
-                     ipv6_address_mode='slaac')
+        slaac = cloud.subnet(self.network, cloud.prefix6(),
+                             ipv6_ra_mode='slaac', ipv6_address_mode='slaac')
         self.caught_up('a subnet that gives addresses')
+        # And lose them: nobody asks for the ports.
+        cloud.delete('subnet', slaac['id'])
+        self.forget_groups()
+        self.caught_up('a subnet that takes its addresses along')
 
     def test_groups_and_address_groups(self):
         self.ready()
@@ -203,6 +213,13 @@ class CastsTest(unittest.TestCase):
         self.caught_up("a member's pair")
         cloud.delete('port', member)
         self.caught_up('a member less')
+        # Neutron deletes the rules that name it with it.
+        cloud.delete('security_group', remote)
+        cloud.wait_for(lambda: remote not in str(
+            self.agent.has['groups'][self.group]), 'the rule of a group that went')
+        cloud.wait_for(lambda: remote not in self.agent.has['groups'],
+                       'the end of a group')
+        self.caught_up('a group less')
 
     def test_bulk_and_several_workers_at_once(self):
         self.ready()

@@ -126,10 +126,15 @@ fn casts_that_make_no_sense() {
     {
         rig.cast(HOST, number as u64 + 1, news);
     }
-    rig.cast(HOST, 6, json!({"ports": [told(port(2))]}));
+    rig.cast_as(2, HOST, 6, json!({"ports": [told(port(4))]}));
+    rig.cast(HOST, 7, json!({"ports": [told(port(2))]}));
     rig.until("the next one is heard", |rig| {
         rig.objects.contains_key(&id(2))
     });
     assert!(!rig.objects.contains_key(&id(3)), "of another version");
+    assert!(
+        !rig.objects.contains_key(&id(4)),
+        "of another version of the method"
+    );
     assert!(rig.is_available());
 }

@@ -196,7 +196,12 @@ impl Rig {
     }
 
     /// Tells agents something unasked, as the server's driver does.
-    pub(crate) fn cast(&self, key: &str, number: u64, mut news: Value) {
+    pub(crate) fn cast(&self, key: &str, number: u64, news: Value) {
+        self.cast_as(1, key, number, news);
+    }
+
+    /// The same, by a method of another major version.
+    pub(crate) fn cast_as(&self, major: u32, key: &str, number: u64, mut news: Value) {
         if news.get("version").is_none() {
             news["version"] = json!(1);
         }
@@ -213,7 +218,7 @@ impl Rig {
             runtime.block_on(async {
                 let transport = Transport::start(options);
                 let arguments = json!({"news": news}).as_object().cloned().unwrap();
-                let client = transport.client(Target::new(key));
+                let client = transport.client(Target::new(key).version(major, 0));
                 client
                     .cast(&Context::admin(), "changed", arguments)
                     .await

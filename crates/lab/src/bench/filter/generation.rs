@@ -77,7 +77,23 @@ impl Commits {
     /// # Errors
     /// None comes.
     pub(in crate::bench) fn last(&self, quiet: Duration) -> Result<(Instant, usize)> {
-        let end = Instant::now() + LIMIT;
+        self.within(LIMIT, quiet)?.ok_or(Error::Timeout {
+            what: "a commit of the agent",
+            seconds: LIMIT.as_secs(),
+            missing: "no message of a new generation".to_owned(),
+        })
+    }
+
+    /// The same, if one comes within a time.
+    ///
+    /// # Errors
+    /// Messages were lost.
+    pub(in crate::bench) fn within(
+        &self,
+        limit: Duration,
+        quiet: Duration,
+    ) -> Result<Option<(Instant, usize)>> {
+        let end = Instant::now() + limit;
         let mut last = None;
         let mut count = 0;
         loop {
@@ -88,15 +104,9 @@ impl Commits {
                     count += 1;
                 }
                 (Some(_), _) => {}
-                (None, Some(last)) => return Ok((last, count)),
+                (None, Some(last)) => return Ok(Some((last, count))),
                 (None, None) if process::interrupted() => return Err(Error::Interrupted),
-                (None, None) if Instant::now() > end => {
-                    return Err(Error::Timeout {
-                        what: "a commit of the agent",
-                        seconds: LIMIT.as_secs(),
-                        missing: "no message of a new generation".to_owned(),
-                    });
-                }
+                (None, None) if Instant::now() > end => return Ok(None),
                 (None, None) => {}
             }
         }

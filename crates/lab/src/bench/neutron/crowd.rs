@@ -65,18 +65,14 @@ pub struct Ports {
     pub bytes: usize,
 }
 
-/// A group that the first ports are in; returns its id.
-pub(super) fn group(cloud: &Cloud<'_>) -> Result<String> {
-    let group = cloud.group()?;
+/// A rule in the group of all, which is filled for it: before, no agent's answer
+/// should be as large as this group.
+pub(super) async fn rule(crowd: &mut Crowd, cloud: &Cloud<'_>, group: &str) -> Result<Rule> {
     cloud.rig.sql(&format!(
         "insert into securitygroupportbindings (port_id, security_group_id)
-         select id, '{group}' from ports where id like '%-00000000cafe' order by id limit {MEMBERS};"
+         select id, '{group}' from ports where id like '%-00000000cafe' order by id
+         limit {MEMBERS};"
     ))?;
-    Ok(group)
-}
-
-/// A rule in the group of all.
-pub(super) async fn rule(crowd: &mut Crowd, cloud: &Cloud<'_>, group: &str) -> Result<Rule> {
     let members = cloud.count(&format!(
         "select count(*) from securitygroupportbindings where security_group_id = '{group}'"
     ))?;

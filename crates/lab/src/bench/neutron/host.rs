@@ -217,8 +217,8 @@ impl<'a> Host<'a> {
         }
         let active = Instant::now();
         report.agent_cpu_s = cpu(pid) - before;
-        // The firewall's part of a port comes before its wiring.
-        let (filtered, count) = commits.last(QUIET)?;
+        // The firewall's part of a port is there before its tap, if its port is.
+        let (filtered, count) = commits.within(QUIET, QUIET)?.unwrap_or((appeared, 0));
         let seconds = |to: Instant| to.saturating_duration_since(appeared).as_secs_f64();
         progress(&format!(
             "  wired after {:.2} s, last of {count} commits of the firewall after {:.2} s",

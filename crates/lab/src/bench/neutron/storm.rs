@@ -78,7 +78,7 @@ pub(super) struct Crowd {
 /// Measures.
 pub(super) fn run(cloud: &Cloud<'_>, agents: usize, report: &mut Report) -> Result<()> {
     fill(cloud, agents)?;
-    let group = crowd::group(cloud)?;
+    let group = cloud.group()?;
     netns::inside(cloud.rig.namespace(), || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
