@@ -17,6 +17,16 @@ pub const fn announce(family: Family) -> &'static str {
     }
 }
 
+/// Name of the prefix list that the driver opens at run time when it has told
+/// bgpd what is announced: from then on nothing is picked up from the kernel.
+#[must_use]
+pub(crate) const fn told(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "L2ISOLATE-TOLD4",
+        Family::V6 => "L2ISOLATE-TOLD6",
+    }
+}
+
 /// Name of the route-map towards the switches: only what has no AS in its
 /// path, which is what was brought in here.
 pub const OWN: &str = "OWN";
@@ -59,7 +69,7 @@ pub fn policies(handover: &Handover) -> String {
     out
 }
 
-fn word(family: Family) -> &'static str {
+pub(crate) fn word(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ipv6",

@@ -25,7 +25,10 @@ use super::{
     Change, Driver, Failure, FailureKind, Observed, Reader, all, frr_json, is_at_least,
     process::{self, Output},
 };
-use crate::Family;
+use crate::{
+    Family,
+    frr::{told, word},
+};
 
 /// The weight of our paths: above the usual 32768 of what bgpd brings in
 /// itself, so that it is also chosen.
@@ -190,8 +193,13 @@ impl Frr {
         Ok(asn)
     }
 
-    /// Lines for vtysh, and which of them is whose change.
-    fn lines(&mut self, changes: &[Change]) -> Result<(String, BTreeMap<usize, usize>), Failure> {
+    /// Lines for vtysh, and which of them is whose change. The `last` of an order
+    /// say as well that bgpd was told: see `render`.
+    fn lines(
+        &mut self,
+        changes: &[Change],
+        last: bool,
+    ) -> Result<(String, BTreeMap<usize, usize>), Failure> {
         let mut out = Lines::default();
         let asn = self.asn()?;
         for change in changes {
@@ -228,12 +236,18 @@ impl Frr {
             out.line(format_args!(" exit-address-family"));
         }
         out.line(format_args!("exit"));
+        if last {
+            for family in Family::ALL {
+                let (word, list) = (word(family), told(family));
+                out.line(format_args!("{word} prefix-list {list} seq 1 permit any"));
+            }
+        }
         self.defined.append(&mut out.maps);
         Ok((out.text, places))
     }
 
-    fn batch(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
-        let outcome = self.lines(changes).and_then(|(text, places)| {
+    fn batch(&mut self, changes: &[Change], last: bool) -> Vec<Result<(), Failure>> {
+        let outcome = self.lines(changes, last).and_then(|(text, places)| {
             let mut command = self.vtysh()?;
             command.args(["-f", "/dev/stdin"]);
             Ok((self.run(command, Some(&text))?, places))
@@ -330,9 +344,11 @@ impl Reader for Frr {
 impl Driver for Frr {
     fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), Failure>> {
         self.recognise();
-        changes
-            .chunks(BATCH)
-            .flat_map(|changes| self.batch(changes))
+        let batches = changes.chunks(BATCH);
+        let count = batches.len();
+        batches
+            .zip(1..)
+            .flat_map(|(changes, number)| self.batch(changes, number == count))
             .collect()
     }
 }

@@ -3,7 +3,7 @@
 use super::{BFD, Host, LLGR, Page, RESTART, TIMERS, UPDATE_DELAY, Way};
 use crate::{
     Family,
-    frr::{OWN, announce, policies},
+    frr::{OWN, announce, policies, told, word},
 };
 
 pub(super) fn render(host: &Host) -> String {
@@ -63,50 +63,60 @@ fn inward(page: &mut Page) {
 
 fn outward(page: &mut Page, host: &Host) {
     match host.way {
-        Way::Kernel => {
-            page.why(
-                "What the agent has put into the kernel's table, by its metric and prefix; and out\n\
-                 goes only what has no AS in its path, which is what was brought in here: a host\n\
-                 with two switches is no way between them.",
-            );
-            page.text.push_str(&policies(&host.handover));
-            page.why("zebra prefers the connected route of a loopback to the agent's.");
-            for family in Family::ALL {
-                let (word, digit) = (word(family), family.digit());
-                for prefix in &host.handover.loopbacks {
-                    if family.has(prefix) {
-                        let longer = match prefix.prefix_len() == family.host_length() {
-                            true => String::new(),
-                            false => format!(" ge {}", family.host_length()),
-                        };
-                        page.line(format_args!(
-                            "{word} prefix-list LOOPBACKS permit {prefix}{longer}"
-                        ));
-                    }
-                }
-                page.line(format_args!("{word} prefix-list LOOPBACKS deny any"));
-                page.line(format_args!("route-map LOOPBACK{digit} permit 10"));
-                page.line(format_args!(" match {word} address prefix-list LOOPBACKS"));
-                page.line(" match interface lo");
-                page.line(" set metric 0");
-                page.line(" set origin igp");
+        Way::Kernel => page.why(
+            "What the agent has put into the kernel's table, by its metric and prefix; and out\n\
+             goes only what has no AS in its path, which is what was brought in here: a host\n\
+             with two switches is no way between them.",
+        ),
+        Way::Told => page.why(
+            "The agent brings in what is announced, by vtysh, with its attributes. A bgpd that\n\
+             restarts has none of that yet, and would take everything back by its End-of-RIB; so\n\
+             until it is told it announces what the agent has put into the kernel's table, by its\n\
+             metric and prefix. When the agent has told it, it opens the TOLD lists, and nothing is\n\
+             picked up any more.",
+        ),
+    }
+    page.text.push_str(&policies(&host.handover));
+    if host.way == Way::Told {
+        for family in Family::ALL {
+            let (word, list) = (word(family), told(family));
+            page.line(format_args!("{word} prefix-list {list} seq 5 deny any"));
+            for map in [announce(family), loopback(family)] {
+                page.line(format_args!("route-map {map} deny 5"));
+                page.line(format_args!(" match {word} address prefix-list {list}"));
                 page.line("exit");
             }
         }
-        Way::Told => {
-            page.why(
-                "The agent brings in what is announced, by vtysh. Out goes what has no AS but this\n\
-                 one in its path (a drain may prepend it): a host with two switches is no way\n\
-                 between them.",
-            );
-            page.line(format_args!(
-                "bgp as-path access-list {OWN} permit ^({}_)*$",
-                host.asn
-            ));
-            page.line(format_args!("route-map {OWN} permit 10"));
-            page.line(format_args!(" match as-path {OWN}"));
-            page.line("exit");
+        page.why(
+            "Out goes what has no AS but this one in its path (a drain may prepend it): a host\n\
+             with two switches is no way between them.",
+        );
+        page.line(format_args!(
+            "bgp as-path access-list {OWN} permit ^({}_)*$",
+            host.asn
+        ));
+    }
+    page.why("zebra prefers the connected route of a loopback to the agent's.");
+    for family in Family::ALL {
+        let word = word(family);
+        for prefix in &host.handover.loopbacks {
+            if family.has(prefix) {
+                let longer = match prefix.prefix_len() == family.host_length() {
+                    true => String::new(),
+                    false => format!(" ge {}", family.host_length()),
+                };
+                page.line(format_args!(
+                    "{word} prefix-list LOOPBACKS permit {prefix}{longer}"
+                ));
+            }
         }
+        page.line(format_args!("{word} prefix-list LOOPBACKS deny any"));
+        page.line(format_args!("route-map {} permit 10", loopback(family)));
+        page.line(format_args!(" match {word} address prefix-list LOOPBACKS"));
+        page.line(" match interface lo");
+        page.line(" set metric 0");
+        page.line(" set origin igp");
+        page.line("exit");
     }
 }
 
@@ -223,15 +233,14 @@ fn family(page: &mut Page, host: &Host, family: Family) {
     let digit = family.digit();
     page.line(format_args!("address-family ipv{digit} unicast"));
     page.indent = 2;
-    if host.way == Way::Kernel {
-        page.line(format_args!(
-            "redistribute kernel route-map {}",
-            announce(family)
-        ));
-        page.line(format_args!(
-            "redistribute connected route-map LOOPBACK{digit}"
-        ));
-    }
+    page.line(format_args!(
+        "redistribute kernel route-map {}",
+        announce(family)
+    ));
+    page.line(format_args!(
+        "redistribute connected route-map {}",
+        loopback(family)
+    ));
     page.line("neighbor SWITCHES activate");
     page.line("neighbor SWITCHES route-map FROM-SWITCHES in");
     page.line(format_args!("neighbor SWITCHES route-map {OWN} out"));
@@ -247,9 +256,10 @@ fn family(page: &mut Page, host: &Host, family: Family) {
     page.line("exit-address-family");
 }
 
-fn word(family: Family) -> &'static str {
+/// Name of the route-map for `redistribute connected` of one family.
+fn loopback(family: Family) -> &'static str {
     match family {
-        Family::V4 => "ip",
-        Family::V6 => "ipv6",
+        Family::V4 => "LOOPBACK4",
+        Family::V6 => "LOOPBACK6",
     }
 }

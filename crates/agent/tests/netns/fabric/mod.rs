@@ -172,6 +172,36 @@ fn a_dead_bird_is_named_and_told_again() {
     a_dead_daemon_is_named_and_told_again(Flavour::Bird);
 }
 
+/// A bgpd that is killed and started has nothing of what it was told, and says so
+/// to its switches before the agent has told it again: what they keep meanwhile
+/// must not be taken back, since there is no other way to the guests.
+#[test]
+fn a_renewed_frr_takes_nothing_back() {
+    let mut rig = Rig::new(Flavour::Frr, Way::Told, "verify_interval = 3");
+    let [one] = rig.host.guests();
+    rig.host.start();
+    rig.announced(&[&one.port], false);
+    all_is_exchanged(&rig);
+    let kept = rig.learned("tor1");
+    rig.kill_daemon();
+    rig.start_daemon();
+    let keep = || {
+        for switch in ["tor1", "tor2"] {
+            assert_eq!(rig.learned(switch), kept, "{switch}");
+        }
+    };
+    rig.host.until("it has been told again", || {
+        keep();
+        let status = advertise(&rig);
+        status["undone"].as_u64() > Some(0) && status["in_rib"] == 4
+    });
+    for _ in 0..20 {
+        keep();
+    }
+    all_is_exchanged(&rig);
+    rig.announced(&[&one.port], false);
+}
+
 /// A drain marks everything, also what comes later and over a restart of the
 /// agent, and ends when it is told to.
 fn a_host_is_drained(flavour: Flavour) {

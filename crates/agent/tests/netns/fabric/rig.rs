@@ -155,7 +155,13 @@ impl Rig {
                 return;
             }
         }
-        fs::write(place.join("empty.conf"), "").unwrap();
+        // Each daemon reads its own lines itself: told by vtysh, sessions start
+        // while the lines come (docs/adr/0009).
+        let rendered = fs::read_to_string(place.join("rendered.conf")).unwrap();
+        let of_zebra = |line: &&str| line.starts_with("no zebra ");
+        let (zebra, bgpd): (Vec<&str>, Vec<&str>) = rendered.lines().partition(of_zebra);
+        fs::write(place.join("zebra.conf"), zebra.join("\n") + "\n").unwrap();
+        fs::write(place.join("bgpd.conf"), bgpd.join("\n") + "\n").unwrap();
         for name in ["zebra", "bgpd"] {
             let socket = place.join(format!("{name}.vty"));
             let _ = fs::remove_file(&socket);
@@ -168,20 +174,12 @@ impl Rig {
                 .arg("-i")
                 .arg(place.join(format!("{name}.pid")))
                 .arg("-f")
-                .arg(place.join("empty.conf"))
+                .arg(place.join(format!("{name}.conf")))
                 .arg("--log")
                 .arg(format!("file:{}/{name}.log", place.display()));
             self.daemons.push(spawn(command, &place));
             wait_for(&self.host, &socket);
         }
-        let read = Command::new("vtysh")
-            .arg("--vty_socket")
-            .arg(&place)
-            .arg("-f")
-            .arg(place.join("rendered.conf"))
-            .output()
-            .unwrap();
-        assert!(read.status.success(), "{read:?}");
     }
 
     /// Kills it as a crash would.

@@ -22,12 +22,27 @@ fn during(lab: &Lab, what: impl FnOnce()) -> Report {
     probe.stop().unwrap()
 }
 
+/// Packets that a flow may lose when a hypervisor's daemon is renewed: none. But
+/// an FRR 8.4 whose bgpd alone is killed ends its own new session now and then,
+/// which costs some 50 ms (docs/adr/0009); a session that isn't kept at all costs
+/// far more.
+fn spare(mix: Mix, ending: Ending) -> u64 {
+    match (mix, ending) {
+        (Mix::Frr, Ending::Killed) => u64::from(super::RATE) / 4,
+        _ => 0,
+    }
+}
+
 fn forwarding_outlives_daemons(mix: Mix) {
     let _room = room::shared();
     let lab = two_racks(mix, true);
     for ending in [Ending::Killed, Ending::Graceful] {
         let report = during(&lab, || lab.renew("hv1-1", ending).unwrap());
-        assert_eq!(report.lost, 0, "{mix:?}, {ending:?}: {report:?}");
+        let longest = report.flows.iter().map(|f| f.lost).max().unwrap();
+        assert!(
+            longest <= spare(mix, ending),
+            "{mix:?}, {ending:?}: {report:?}"
+        );
     }
     // A switch that is dead with its links up: BFD tells within a second, and
     // graceful restart doesn't keep its routes.
