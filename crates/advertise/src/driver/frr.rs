@@ -164,6 +164,10 @@ impl Frr {
         if output.success {
             return Ok(output.stdout);
         }
+        // An old one says what it is before it refuses what it doesn't know.
+        if let Some(version) = version(&output.stdout) {
+            new_enough(version)?;
+        }
         Err(Failure::new(
             FailureKind::Answer,
             format!("bgpd answers {questions:?} with {:?}", output.last_words()),
@@ -320,13 +324,7 @@ impl Reader for Frr {
             "show bgp ipv6 unicast json detail",
         ])?;
         let version = version(&answer).unwrap_or_default();
-        if !is_at_least(version, &LEAST) {
-            return Err(Failure::new(
-                FailureKind::Version,
-                format!("FRR {version} is too old to be driven"),
-                "install FRR 8 or newer, or set advertise = kernel",
-            ));
-        }
+        new_enough(version)?;
         let daemon = format!("FRR {version}");
         let json = answer.find("\n{").map_or("", |at| &answer[at..]);
         let observed = frr_json::observed(json)?;
@@ -405,6 +403,17 @@ fn origin(origin: Origin) -> &'static str {
         Origin::Egp => "egp",
         Origin::Incomplete => "incomplete",
     }
+}
+
+fn new_enough(version: &str) -> Result<(), Failure> {
+    if is_at_least(version, &LEAST) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::Version,
+        format!("FRR {version} is too old to be driven"),
+        "install FRR 8 or newer, or set advertise = kernel",
+    ))
 }
 
 /// The number in `FRRouting 8.4.4 (host) on Linux…`.
