@@ -2,7 +2,7 @@
 """Every query that intent is made from.
 
 Columns, not objects: Neutron's objects load their relations one by one, some
-hundred queries for a host where these are eighteen, however many ports it
+hundred queries for a host where these are nineteen, however many ports it
 has. Each function is one query and returns rows with named columns. They are
 to be called inside one reader transaction, which is one snapshot of the
 database with InnoDB; `clock` comes first in it.
@@ -88,6 +88,8 @@ def bindings(session, host, port_ids=None):
 
     :param port_ids: only of these ports; None: of all
     """
+    if port_ids is None:
+        port_ids = _host_ports(session, host)
     security = port_security_models.PortSecurityBinding
     dns = dns_models.PortDNS
     query = (
@@ -108,6 +110,18 @@ def bindings(session, host, port_ids=None):
         .filter(Binding.host == host)
         .filter(Segment.network_type == networking_l2isolate.NETWORK_TYPE))
     return _among(query, Port.id, port_ids).all()
+
+
+def _host_ports(session, host):
+    """Ids of the ports that are bound to a host.
+
+    Neutron's table of bindings has no index by host, so this reads all of it.
+    Joined with others in one query it is worse: MariaDB then begins with the
+    network and looks up each of its ports. (Measured in a busy database of
+    40,000 ports: 51 ms against 577 ms.)
+    """
+    query = session.query(Binding.port_id).filter(Binding.host == host)
+    return [row.port_id for row in query]
 
 
 def bindings_elsewhere(session, host, port_ids):

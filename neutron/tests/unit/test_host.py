@@ -264,7 +264,7 @@ class HostTest(unittest.TestCase):
             self.assertEqual(ports, len(snapshot.objects['ports']))
             counts.append(len(statements))
             self.db.clear()
-        self.assertEqual([18, 18], counts)
+        self.assertEqual([19, 19], counts)
 
     @unittest.skipIf(jsonschema is None, 'jsonschema is not installed')
     def test_the_objects_keep_the_schema_of_intent(self):
