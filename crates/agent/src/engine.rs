@@ -7,6 +7,7 @@
 
 mod announce;
 mod apply;
+mod migrations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use l2isolate_model::{
     intent::{Change, Intent, Outcome},
     tap::Tap,
 };
-use l2isolate_plan::{Config, KernelRules, Owner, TapView};
+use l2isolate_plan::{Config, KernelRules, Owner, TapView, migration::State};
 use l2isolate_reconcile::Reconciler;
 use l2isolate_source::neutron::TapState;
 use tracing::{debug, error, info, warn};
@@ -52,6 +53,7 @@ pub(crate) struct Engine {
     /// Taps of whose routes others may be in place than was told.
     rerouted: BTreeSet<IfName>,
     arrivals: Arrivals,
+    migrations: migrations::Migrations,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -87,6 +89,7 @@ impl Engine {
             announcer: None,
             rerouted: BTreeSet::new(),
             arrivals,
+            migrations: BTreeMap::new(),
             intent: Intent::default(),
             complete: false,
             touched: observed.links.keys().copied().collect(),
@@ -483,10 +486,13 @@ impl Engine {
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
         let owner = Owner::Tap(name);
         let first = !objects.is_empty() && !self.reconciler.wants_anything(&owner);
+        let binding = port.map(|checked| checked.port.binding.state);
+        let carrier = tap.is_some_and(|tap| tap.carrier);
         self.reconciler.want(&owner, objects);
         if first {
             self.read_settings(name);
         }
+        self.is_in(name, State::of(binding, seen, carrier));
     }
 
     /// Whether objects of ours are on the tap.

@@ -51,6 +51,9 @@ pub(crate) struct PortReport {
     pub(crate) mac: Option<Mac>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) binding: Option<BindingState>,
+    /// Where it is in a live migration, as docs/migration.md names it.
+    #[serde(default)]
+    pub(crate) migration: Option<String>,
     pub(crate) instance: Option<String>,
     pub(crate) hostname: Option<String>,
     pub(crate) project: Option<String>,
@@ -270,6 +273,10 @@ fn port(engine: &Engine, id: &PortId, entry: &PortEntry) -> PortReport {
             .map(|fixed| fixed.address)
             .collect(),
         binding: known.map(|port| port.binding.state),
+        migration: entry.effective().map(|checked| {
+            let state = engine.migration(checked.port.tap);
+            state.word().to_owned()
+        }),
         instance: known.and_then(|port| port.instance.clone()),
         hostname: known.and_then(|port| port.hostname.clone()),
         project: known.and_then(|port| port.project.clone()),
@@ -421,6 +428,7 @@ pub(crate) fn status(
         .chain(engine.firewall().into_iter().flat_map(Firewall::problems))
         .chain(engine.guests().into_iter().flat_map(Guests::problems))
         .cloned()
+        .chain(engine.migration_problems())
         .collect();
     let mut totals = engine.reconciler().totals();
     let firewall = engine.firewall().map(|firewall| {

@@ -18,8 +18,9 @@ use crate::{
     netns,
 };
 
-/// How long a connection may take to carry a byte before it counts as broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may take to carry a byte before it counts as broken: TCP
+/// doubles its pauses while a guest is stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What the stream writes at once, and how long it then waits: some 100 Mbit/s,
 /// which leaves the machine to what is measured.
 const CHUNK: usize = 64 << 10;

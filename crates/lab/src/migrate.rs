@@ -3,9 +3,9 @@
 //! guest stops here and goes on there, its old tap goes.
 //!
 //! The guest stays one namespace. Its interface is a bridge with a port for
-//! each host; which port forwards is where it runs. So neither its
+//! each host; the port that nothing closes is where it runs. So neither its
 //! addresses nor its connections notice, a stopped guest's tap keeps its carrier
-//! as QEMU's does, and the move itself takes a fraction of a millisecond. A third
+//! as QEMU's does, and the move itself is one transaction. A third
 //! port, to nowhere, keeps the guest's carrier, and so its neighbour cache.
 
 use std::{
@@ -26,6 +26,8 @@ use crate::{Error, Result, agent, fabric::Vm, lab::Lab, netns, process, wiring::
 
 /// The document that holds the guest's port.
 const DOCUMENT: &str = "moving";
+/// How long the kernel may take to tell a bridge of a port's carrier.
+const CARRIER: Duration = Duration::from_secs(10);
 const BROADCAST: [u8; 6] = [0xff; 6];
 const RARP: [u8; 2] = [0x80, 0x35];
 
@@ -98,7 +100,7 @@ impl<'a> Mobile<'a> {
              {}\
              link set host0 up\n",
             port_mac(0),
-            forwards(0, true),
+            unlearned(0),
         );
         netns::batch(Some(&mobile.namespace), &lines)?;
         mobile.quiet(0)?;
@@ -159,15 +161,20 @@ impl<'a> Mobile<'a> {
         );
         netns::batch(None, &made)?;
         self.quiet(number)?;
-        // It would forward at once, and the guest be there.
+        nft(&self.namespace, &stopped(number))?;
+        let device = format!("host{number}");
         let attach = format!(
-            "link set host{number} master eth0\n{}link set host{number} up\n{}",
-            forwards(number, false),
-            stopped(number)
+            "link set {device} master eth0\n{}link set {device} up\n",
+            unlearned(number)
         );
         netns::batch(Some(&self.namespace), &attach)?;
         let up = format!("link set {tap} up\n");
         netns::batch(Some(&self.lab.namespace(host)), &up)?;
+        self.lab.until("carrier of a new tap", CARRIER, || {
+            let text = netns::ip(&self.namespace, &["-d", "link", "show", "dev", &device])?;
+            let forwards = text.contains("state forwarding");
+            Ok((!forwards).then_some(text).into_iter().collect())
+        })?;
         self.ports.push((number, host.to_owned()));
         Ok(())
     }
@@ -193,7 +200,7 @@ impl<'a> Mobile<'a> {
     /// # Errors
     /// It has no tap there.
     pub fn stop(&self) -> Result<()> {
-        netns::batch(Some(&self.namespace), &stopped(self.port(&self.at)?))
+        nft(&self.namespace, &stopped(self.port(&self.at)?))
     }
 
     /// The guest goes on at a host, and says so as QEMU does for it (RARP).
@@ -201,7 +208,7 @@ impl<'a> Mobile<'a> {
     /// # Errors
     /// It has no tap there.
     pub fn resume(&mut self, host: &str) -> Result<()> {
-        netns::batch(Some(&self.namespace), &going_on(self.port(host)?))?;
+        nft(&self.namespace, &going_on(self.port(host)?))?;
         host.clone_into(&mut self.at);
         self.say(RARP, &rarp(&self.mac_bytes()?))
     }
@@ -214,9 +221,17 @@ impl<'a> Mobile<'a> {
         let frame = rarp(&self.mac_bytes()?);
         let (from, to) = (self.port(&self.at)?, self.port(host)?);
         let lines = stopped(from) + &going_on(to);
-        netns::batch(Some(&self.namespace), &lines)?;
+        nft(&self.namespace, &lines)?;
         host.clone_into(&mut self.at);
         self.say(RARP, &frame)
+    }
+
+    /// The guest says where it is, as QEMU does for it (RARP).
+    ///
+    /// # Errors
+    /// It can't be sent.
+    pub fn announce(&self) -> Result<()> {
+        self.say(RARP, &rarp(&self.mac_bytes()?))
     }
 
     fn mac_bytes(&self) -> Result<[u8; 6]> {
@@ -324,26 +339,43 @@ impl<'a> Mobile<'a> {
     }
 }
 
-/// Whether a port sends what the guest sends. It learns nothing: the gateway has
-/// the same hardware address behind all of them.
-fn forwards(number: u32, on: bool) -> String {
-    let on = if on { "on" } else { "off" };
-    format!(
-        "link set host{number} type bridge_slave learning off flood {on} mcast_flood {on} \
-         bcast_flood {on}\n"
-    )
+/// A port learns nothing: the gateway has the same hardware address behind all of
+/// them.
+fn unlearned(number: u32) -> String {
+    format!("link set host{number} type bridge_slave learning off\n")
 }
 
-/// Taking it out of the bridge would have the kernel wait for all readers.
+/// Nothing passes by the port, either way. A table of the guest's own does that: it
+/// is one transaction for two ports, and neither a carrier that comes nor the
+/// kernel's wait for its readers has a say in it, as with the bridge's own means.
 fn stopped(number: u32) -> String {
-    format!("link set host{number} type bridge_slave state 0\n")
+    let chain = |way: &str, hook: &str| {
+        format!(
+            "add chain netdev moving {way}{number} {{ type filter hook {hook} device \
+             \"host{number}\" priority 0; policy drop; }}\n"
+        )
+    };
+    let chains = [chain("to", "egress"), chain("from", "ingress")].concat();
+    format!("add table netdev moving\n{chains}")
 }
 
 fn going_on(number: u32) -> String {
-    format!(
-        "link set host{number} type bridge_slave state 3\n{}",
-        forwards(number, true)
-    )
+    format!("delete chain netdev moving to{number}\ndelete chain netdev moving from{number}\n")
+}
+
+fn nft(namespace: &str, text: &str) -> Result<()> {
+    let what = || format!("nft {text}");
+    let output = netns::command(namespace, "nft")
+        .arg(text)
+        .output()
+        .map_err(Error::io(what()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Command {
+        command: what(),
+        reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
 }
 
 fn port_mac(number: u32) -> String {

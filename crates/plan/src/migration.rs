@@ -68,6 +68,19 @@ impl State {
         }
     }
 
+    /// Its name.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Incoming => "incoming",
+            Self::Live => "live",
+            Self::Active => "active",
+            Self::Outgoing => "outgoing",
+            Self::Left => "left",
+        }
+    }
+
     /// The metric with which the guest's routes are installed, and so announced;
     /// `None`: they aren't.
     #[must_use]

@@ -20,13 +20,22 @@ pub(crate) fn run(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
     Ok(well(!ports.iter().any(bad)))
 }
 
+/// What has become of it, and where it is in a live migration if it is in one.
+fn state(port: &PortReport) -> String {
+    let state = words(port.state);
+    match port.migration.as_deref() {
+        None | Some("active" | "gone") => state.to_owned(),
+        Some(migration) => format!("{state}, {migration}"),
+    }
+}
+
 fn text(ports: &[PortReport]) -> String {
     let mut table = Table::new(["PORT", "STATE", "TAP", "MAC", "ADDRESSES", "HOST NAME"]);
     for port in ports {
         let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
         table.row([
             port.id.to_string(),
-            words(port.state).to_owned(),
+            state(port),
             port.tap.map_or_else(String::new, |tap| tap.to_string()),
             port.mac.map_or_else(String::new, |mac| mac.to_string()),
             addresses.join(" "),

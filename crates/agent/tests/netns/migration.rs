@@ -85,3 +85,43 @@ fn what_is_called_off_leaves_nothing() {
     host.write(&incoming.with("revision", 3));
     host.wired(&[&incoming, &two.port]);
 }
+
+/// Operators see where a guest is in its migration; every row of the table of
+/// states that one host can come to, in the order of a migration here and away
+/// again.
+#[test]
+fn where_a_migration_is_can_be_seen() {
+    let (mut host, one, incoming) = expecting();
+    let is = |host: &Host, state: &str| {
+        host.until(&format!("it is {state}"), || {
+            host.migration(&one.port) == state
+        });
+    };
+    is(&host, "incoming");
+    one.set_up();
+    is(&host, "live");
+    host.kill();
+    host.start();
+    is(&host, "live");
+    host.write(&one.port.with("revision", 2));
+    is(&host, "active");
+    let leaving = one.port.bound("outgoing").with("revision", 3);
+    host.write(&leaving);
+    is(&host, "outgoing");
+    host.kill();
+    host.start();
+    is(&host, "outgoing");
+    one.pause();
+    is(&host, "left");
+    one.set_up();
+    is(&host, "outgoing");
+    // Back at once, on the same tap: that it was here says nothing.
+    one.pause();
+    is(&host, "left");
+    host.write(&incoming.with("revision", 4));
+    is(&host, "incoming");
+    one.set_up();
+    is(&host, "live");
+    host.remove(&one.port);
+    is(&host, "gone");
+}

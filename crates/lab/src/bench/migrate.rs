@@ -134,7 +134,7 @@ fn definitions(migrations: usize) -> Value {
         "migrations": migrations,
         "flows": "6: far rack to guest, VM of the old host to guest, guest to far rack; IPv4 and \
                   IPv6; 1,000 packets/s each",
-        "guest": "a namespace whose interface changes its port in well under a millisecond; it \
+        "guest": "a namespace whose interface changes its port by one transaction of nftables; it \
                   has no pause of its own; its first frame at the destination is a RARP or \
                   whatever it sends before that",
         "blackout_ms": "of each migration the longest time between two packets received, of any \

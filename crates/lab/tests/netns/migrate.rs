@@ -48,10 +48,16 @@ fn lab() -> Guard {
 
 /// Waits until packets pass both ways between the guest and VMs of both racks.
 fn is_reached(guest: &Mobile<'_>, lab: &Guard) {
-    let others = ["vm1-1-2", "vm2-1-1"].map(|name| lab.fabric().vm(name).unwrap());
+    is_reached_by(&["vm1-1-2", "vm2-1-1"], guest, lab);
+}
+
+/// The same of these VMs. Those of the host that it leaves have its old tap until
+/// that is closed.
+fn is_reached_by(others: &[&str], guest: &Mobile<'_>, lab: &Guard) {
+    let others = others.iter().map(|name| lab.fabric().vm(name).unwrap());
     let mut specs = Vec::new();
     for family in Family::ALL {
-        for other in others {
+        for other in others.clone() {
             for (from, to) in [(other, &guest.vm), (&guest.vm, other)] {
                 specs.push(FlowSpec { from, to, family });
             }
@@ -167,7 +173,7 @@ fn a_guest_moves_and_keeps_its_connections() {
     guest.jump(OTHER).unwrap();
     is_announced_by(&guest, &lab, &[HOME, OTHER]);
     no_switch_leads_to(&guest, &lab, HOME);
-    is_reached(&guest, &lab);
+    is_reached_by(&["vm2-1-1"], &guest, &lab);
     assert_eq!(connections.broken(), 0);
     guest.end(&from, LIMIT).unwrap();
     is_announced_by(&guest, &lab, &[OTHER]);
@@ -183,6 +189,7 @@ fn a_guest_moves_and_keeps_its_connections() {
 
     called_off(&mut guest, &lab);
     killed_at_each_step(&mut guest, &lab);
+    to_a_host_whose_agent_is_dead(&mut guest, &lab);
 
     assert_eq!(connections.broken(), 0);
     let (bytes, broken) = connections.close().unwrap();
@@ -265,6 +272,28 @@ fn called_off(guest: &mut Mobile<'_>, lab: &Guard) {
     is_reached(guest, lab);
 }
 
+/// A destination whose agent is dead takes nothing away from the source, which
+/// goes on announcing the guest; when the agent is there again, the guest is
+/// found by whatever it sends.
+fn to_a_host_whose_agent_is_dead(guest: &mut Mobile<'_>, lab: &Guard) {
+    assert_eq!(guest.at, OTHER);
+    lab.kill(HOME, PROGRAM).unwrap();
+    guest.bind(HOME, "incoming", Some(OTHER)).unwrap();
+    guest.plug(HOME).unwrap();
+    guest.bind(OTHER, "outgoing", Some(HOME)).unwrap();
+    guest.until(OTHER, "outgoing", LIMIT).unwrap();
+    guest.jump(HOME).unwrap();
+    is_announced_by(guest, lab, &[OTHER]);
+    lab.restart(HOME).unwrap();
+    guest.until(HOME, "incoming", LIMIT).unwrap();
+    guest.announce().unwrap();
+    is_announced_by(guest, lab, &[HOME, OTHER]);
+    is_reached_by(&["vm1-1-2"], guest, lab);
+    guest.end(OTHER, LIMIT).unwrap();
+    is_announced_by(guest, lab, &[HOME]);
+    is_reached(guest, lab);
+}
+
 /// An agent that is killed at a step goes on from there, at the destination and
 /// at the source: it neither withdraws a live guest nor announces one that
 /// isn't there.
@@ -287,7 +316,7 @@ fn killed_at_each_step(guest: &mut Mobile<'_>, lab: &Guard) {
     is_announced_by(guest, lab, &both);
     renew(&both);
     is_announced_by(guest, lab, &both);
-    is_reached(guest, lab);
+    is_reached_by(&["vm2-1-1"], guest, lab);
     guest.bind(OTHER, "active", None).unwrap();
     renew(&both);
     guest.unplug(&from).unwrap();

@@ -330,6 +330,15 @@ impl Host {
             .unwrap()
     }
 
+    /// Where the agent says that a port is in a live migration.
+    pub(crate) fn migration(&self, port: &Port) -> String {
+        let ports = self.ask("ports");
+        let ports = ports.as_array().unwrap();
+        let ours = ports.iter().find(|p| p["id"] == port.id());
+        let state = ours.and_then(|p| p["migration"].as_str());
+        state.unwrap_or("gone").to_owned()
+    }
+
     fn ask(&self, verb: &str) -> serde_json::Value {
         let mut answer = None;
         self.until("the agent answers", || {

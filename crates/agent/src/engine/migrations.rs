@@ -1,0 +1,77 @@
+//! Where each port is in a live migration, for those who look: it follows from
+//! what is known ([`State::of`]); kept is only since when.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use l2isolate_model::{IfName, problem::Problem};
+use l2isolate_plan::migration::State;
+use tracing::info;
+
+use super::Engine;
+
+/// A migration whose guest has moved, and of which nobody has told this host that
+/// it is over, is a problem after so many seconds.
+const PATIENCE: i64 = 60;
+
+/// States by tap, and since when.
+pub(super) type Migrations = BTreeMap<IfName, (State, Timestamp)>;
+
+impl Engine {
+    /// The port on that tap is in this state now.
+    pub(super) fn is_in(&mut self, tap: IfName, state: State) {
+        let before = self.migration(tap);
+        if before == state {
+            return;
+        }
+        if state == State::Gone {
+            self.migrations.remove(&tap);
+        } else {
+            self.migrations.insert(tap, (state, Timestamp::now()));
+        }
+        let usual = |state| matches!(state, State::Gone | State::Active);
+        if !(usual(before) && usual(state)) {
+            let port = self.port_name(tap);
+            info!(port, %tap, from = before.word(), to = state.word(), "live migration");
+        }
+    }
+
+    /// The state of the port on that tap.
+    pub(crate) fn migration(&self, tap: IfName) -> State {
+        self.migrations
+            .get(&tap)
+            .map_or(State::Gone, |(state, _)| *state)
+    }
+
+    /// Migrations that don't come to their end.
+    pub(crate) fn migration_problems(&self) -> Vec<Problem> {
+        let now = Timestamp::now();
+        let stuck = self.migrations.iter().filter_map(|(tap, (state, since))| {
+            let seconds = now.as_second() - since.as_second();
+            let port = &self.intent.on_tap(*tap)?.port;
+            let peer = port.binding.peer.map(|peer| format!(" ({peer})"));
+            let peer = peer.unwrap_or_default();
+            let reason = match state {
+                _ if seconds < PATIENCE => return None,
+                State::Live => format!(
+                    "the guest has been here for {seconds} s, and the port is still bound here \
+                     as incoming: see whether the host that it came from{peer} still announces \
+                     it, and end the migration"
+                ),
+                State::Left => format!(
+                    "nobody has been behind its tap for {seconds} s, and the port is still \
+                     bound here as outgoing: see whether the guest runs where it was to go\
+                     {peer}, and end the migration"
+                ),
+                _ => return None,
+            };
+            Some(Problem {
+                origin: String::new(),
+                object: format!("port {}", port.id),
+                field: "binding".to_owned(),
+                reason,
+            })
+        });
+        stuck.collect()
+    }
+}
