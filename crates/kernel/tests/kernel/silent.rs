@@ -1,6 +1,11 @@
 //! What the kernel removes without a word. Each of these was seen to leave a
 //! stale route in the map of a listener that only believes messages.
 
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
 use l2isolate_kernel::{
     Event,
     testing::{in_new_netns, ip, set_sysctl, tap},
@@ -249,11 +254,20 @@ fn carrier() {
                 gone && events.contains(&Event::Object(key, Some(value)))
             })
         };
+        // The kernel's worker sees to it, a moment later.
+        let carried = |host: &mut Host, carrier: bool| {
+            let end = Instant::now() + Duration::from_secs(5);
+            while host.links[&name("tap0")].carrier != carrier {
+                assert!(Instant::now() < end, "no change of carrier was heard of");
+                sleep(Duration::from_millis(5));
+                host.drain();
+            }
+        };
         assert_eq!(told(&mut host), [false; 2]);
         ip("link set vm0 down");
-        host.drain();
+        carried(&mut host, false);
         ip("link set vm0 up");
-        host.drain();
+        carried(&mut host, true);
         assert_eq!(told(&mut host), [true; 2]);
         assert_eq!(told(&mut host), [false; 2]);
         host.settle();
