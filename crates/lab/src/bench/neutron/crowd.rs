@@ -12,7 +12,7 @@ use super::{
     boot::report,
     storm::{Crowd, blocking},
 };
-use crate::{Error, Result, lab::progress, neutron::Rig};
+use crate::{Error, Result, lab::progress, neutron::Rig, process};
 
 /// Members of the group that all agents use, if there are so many ports.
 const MEMBERS: usize = 10_000;
@@ -160,6 +160,9 @@ pub(super) async fn ports(crowd: &mut Crowd, cloud: &Cloud<'_>, count: usize) ->
 
 fn make(rig: &Rig, network: &str, group: &str, hosts: usize, numbers: &[usize]) -> Result<()> {
     for some in numbers.chunks(AT_ONCE) {
+        if process::interrupted() {
+            return Err(Error::Interrupted);
+        }
         let ports: Vec<Value> = some
             .iter()
             .map(|number| {
@@ -234,7 +237,7 @@ async fn hear(crowd: &mut Crowd) -> Heard {
         let quiet = heard
             .last
             .map_or(start.elapsed() > LIMIT, |last| last.elapsed() > QUIET);
-        if quiet {
+        if quiet || process::interrupted() {
             return heard;
         }
         if before == heard.last {

@@ -23,7 +23,7 @@ use super::{
     boot::{Listener, call, connect},
     crowd,
 };
-use crate::{Error, Result, lab::progress, netns};
+use crate::{Error, Result, lab::progress, netns, process};
 
 /// Ports of an agent.
 const PORTS: usize = 20;
@@ -269,6 +269,9 @@ async fn agent(
     let client = transport.client(Target::new("l2isolate"));
     let host = format!("storm{number}");
     for _ in 0..10 {
+        if process::interrupted() {
+            return Err(Error::Interrupted);
+        }
         let arguments = json!({"host": host, "digests": digests});
         let reply = call(&client, "sync", arguments).await;
         let mut round = round.lock().unwrap_or_else(PoisonError::into_inner);
