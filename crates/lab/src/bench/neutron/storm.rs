@@ -34,6 +34,9 @@ const IN_GROUP: usize = 200;
 const SHARED: usize = 50;
 /// Within which agents come back, as in the agent.
 const SPREAD: Duration = Duration::from_secs(5);
+/// After a call that failed, as in the agent.
+const RETRY: Duration = Duration::from_secs(2);
+const RETRY_MOST: Duration = Duration::from_secs(60);
 /// Longest wait for a queue.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -268,9 +271,14 @@ async fn agent(
     tokio::time::sleep(SPREAD.mul_f64(chance)).await;
     let client = transport.client(Target::new("l2isolate"));
     let host = format!("storm{number}");
-    for _ in 0..10 {
+    for tried in 0..10 {
         if process::interrupted() {
             return Err(Error::Interrupted);
+        }
+        if tried > 0 {
+            // As in the agent: doubling, and not all at once.
+            let pause = RETRY.saturating_mul(1 << (tried - 1)).min(RETRY_MOST);
+            tokio::time::sleep(pause.mul_f64(0.5 + chance)).await;
         }
         let arguments = json!({"host": host, "digests": digests});
         let reply = call(&client, "sync", arguments).await;
