@@ -139,18 +139,15 @@ fn a_port_takes_another_tap() {
 /// The name is whatever the port says, and the device of any kind: what no
 /// port names is left alone whatever it is called.
 #[test]
-fn a_tap_may_have_any_name() {
+fn a_tap_may_have_a_dot_in_its_name() {
     let mut host = Host::new();
     let [one] = host.guests();
-    let two = Port::new(2).with("tap", "vnet.7");
-    host.tap("vnet.7", &one.namespace, "eth1");
-    host.tap("vnet.8", &one.namespace, "eth2");
+    let two = Port::new(2).with("tap", "tap.7");
+    host.tap("tap.7", &one.namespace, "eth1");
+    host.tap("tap.8", &one.namespace, "eth2");
     host.write(&two);
     host.start();
-    let here = |host: &Host| {
-        host.ip("route show metric 5 dev vnet.7")
-            .contains(&two.v4())
-    };
+    let here = |host: &Host| host.ip("route show metric 5 dev tap.7").contains(&two.v4());
     host.until("it is wired", || here(&host));
     host.settled();
     // A dot in a name is a slash in sysctl's notation, and must not be here.
@@ -158,12 +155,12 @@ fn a_tap_may_have_any_name() {
         let path = format!("/proc/sys/net/ipv4/conf/{name}/proxy_arp");
         netns::inside(&host.hv, || std::fs::read_to_string(path).unwrap()).unwrap()
     };
-    assert_eq!(proxy_arp("vnet.7").trim(), "1");
-    assert_eq!(proxy_arp("vnet.8").trim(), "0");
+    assert_eq!(proxy_arp("tap.7").trim(), "1");
+    assert_eq!(proxy_arp("tap.8").trim(), "0");
     host.remove(&two);
     host.until("it is cleared", || !here(&host));
     host.settled();
-    assert_eq!(proxy_arp("vnet.7").trim(), "0");
-    let left = host.ip("neigh show dev vnet.7") + &host.ip("addr show dev vnet.7");
+    assert_eq!(proxy_arp("tap.7").trim(), "0");
+    let left = host.ip("neigh show dev tap.7") + &host.ip("addr show dev tap.7");
     assert!(!left.contains("10.252."), "{left}");
 }
