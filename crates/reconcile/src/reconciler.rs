@@ -69,6 +69,8 @@ pub struct Reconciler<R: Rules> {
     observed: BTreeMap<R::Key, R::Value>,
     /// The keys in which the two differ; nothing else is looked at by `next`.
     pending: BTreeSet<R::Key>,
+    /// Keys that count as different until they have been set once more.
+    again: BTreeSet<R::Key>,
     paces: BTreeMap<R::Key, Pace>,
     holding: bool,
     totals: Totals,
@@ -82,6 +84,7 @@ impl<R: Rules> Default for Reconciler<R> {
             owners: BTreeMap::new(),
             observed: BTreeMap::new(),
             pending: BTreeSet::new(),
+            again: BTreeSet::new(),
             paces: BTreeMap::new(),
             holding: true,
             totals: Totals::default(),
@@ -149,6 +152,7 @@ impl<R: Rules> Reconciler<R> {
         let wanted = self.desired.get(key);
         if wanted.is_some_and(|wanted| wanted.owner == *owner) {
             self.desired.remove(key);
+            self.again.remove(key);
             self.hurry_key(key);
             self.compare(key);
         }
@@ -168,11 +172,13 @@ impl<R: Rules> Reconciler<R> {
         }
     }
 
-    /// Counts an object as not in place, so that it is set again. Nobody has
-    /// undone it.
+    /// Has an object that is wanted set again, although it is there. Nobody has
+    /// undone it; and if it is wanted no more by then, it is deleted as ever.
     pub fn redo(&mut self, key: &R::Key) {
-        self.observed.remove(key);
-        self.compare(key);
+        if self.desired.contains_key(key) {
+            self.again.insert(key.clone());
+            self.compare(key);
+        }
     }
 
     /// Takes in all that there is: what isn't in `objects` isn't there.
@@ -292,6 +298,7 @@ impl<R: Rules> Reconciler<R> {
             return;
         }
         self.totals.written += 1;
+        self.again.remove(key);
         if let Some(pace) = self.paces.get_mut(key) {
             pace.succeeded();
             if pace.forgettable(now) {
@@ -384,7 +391,9 @@ impl<R: Rules> Reconciler<R> {
     /// Keeps `pending` true for one key.
     fn compare(&mut self, key: &R::Key) {
         let differs = match (self.desired.get(key), self.observed.get(key)) {
-            (Some(wanted), Some(observed)) => !R::satisfies(&wanted.value, observed),
+            (Some(wanted), Some(observed)) => {
+                self.again.contains(key) || !R::satisfies(&wanted.value, observed)
+            }
             (Some(_), None) => true,
             (None, Some(_)) => R::deletable(key),
             (None, None) => false,

@@ -219,6 +219,27 @@ fn a_failure_is_alone_and_backs_off() {
     assert_eq!(failing[0].failure.map(|f| f.attempts), Some(tries));
 }
 
+/// A route whose guest has just opened its tap is set again; when the guest is
+/// said to leave in the same moment, the route has to go all the same.
+#[test]
+fn what_is_set_again_isnt_forgotten() {
+    let mut engine: Reconciler<Toy> = Reconciler::default();
+    let now = Instant::now();
+    engine.hold_deletions(false);
+    engine.want(&0, [(3, 1)]);
+    engine.done(now, &Change::Set(3, 1), Ok(()));
+    assert_eq!(engine.next(now), []);
+    // It is set once more, and then in place.
+    engine.redo(&3);
+    assert_eq!(engine.next(now), [Change::Set(3, 1)]);
+    engine.done(now, &Change::Set(3, 1), Ok(()));
+    assert_eq!(engine.next(now), []);
+    // Wanted no more before it was: it is there all the same, and goes.
+    engine.redo(&3);
+    engine.want(&0, []);
+    assert_eq!(engine.next(now), [Change::Delete(3)]);
+}
+
 /// What failed for want of something beside it, like a route while IPv6 is
 /// switched off, is tried when that is mended, however often it failed before
 /// and whoever fought over it: not half a minute later.
