@@ -222,7 +222,7 @@ fn moved_away() {
             if !ip("link").contains("tap0@") {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
         }
         host.settle();
         sleeper.kill().unwrap();
