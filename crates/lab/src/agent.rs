@@ -180,19 +180,19 @@ pub fn process_of(running: &[Identity]) -> Option<Identity> {
         .find(|p| p.lives() && p.name() == PROGRAM)
 }
 
-/// The agent's own `status`, as JSON.
+/// What a running agent says, as JSON: `what` is `status` or `ports`.
 ///
 /// # Errors
 /// It doesn't answer.
-pub fn status(binary: &Path, files: &Files) -> Result<Value> {
+pub fn ask(binary: &Path, files: &Files, what: &str) -> Result<Value> {
     let mut command = Command::new(binary);
-    command.args(["status", "--json", "--socket"]);
+    command.args([what, "--json", "--socket"]);
     command.arg(files.socket());
     let output = command
         .output()
         .map_err(Error::io(format!("running {}", binary.display())))?;
     let failed = |reason: String| Error::Command {
-        command: format!("{PROGRAM} status --socket {}", files.socket().display()),
+        command: format!("{PROGRAM} {what} --socket {}", files.socket().display()),
         reason,
     };
     if output.stdout.is_empty() {

@@ -11,7 +11,6 @@
 use std::{
     io,
     os::fd::AsRawFd as _,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -316,20 +315,16 @@ impl<'a> Mobile<'a> {
         }
     }
 
-    /// What a host's agent says of the guest's port; null: nothing.
+    /// What a host's agent says of the guest's port; null: nothing, or it doesn't
+    /// answer.
     ///
     /// # Errors
-    /// It doesn't answer.
+    /// The lab has no agents.
     pub fn seen_by(&self, host: &str) -> Result<Value> {
         let missing = || Error::Program("the lab has no agents".to_owned());
         let binary = self.lab.agent_binary().ok_or_else(missing)?;
-        let mut command = Command::new(binary);
-        command.args(["ports", "--json", "--socket"]);
-        command.arg(self.lab.agent_files(host).socket());
-        let output = command
-            .output()
-            .map_err(Error::io(format!("running {}", binary.display())))?;
-        let ports: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let answer = agent::ask(binary, &self.lab.agent_files(host), "ports");
+        let ports = answer.unwrap_or_default();
         let ports = ports.as_array().into_iter().flatten();
         let own = ports.into_iter().find(|port| {
             port.get("id")

@@ -37,8 +37,8 @@ use serde::Serialize;
 use crate::{
     Error, Result,
     fabric::{Family, Vm},
-    lab::Lab,
-    netns,
+    lab::{Lab, progress},
+    netns, process,
 };
 
 /// Bytes of receive buffer for each flow.
@@ -213,6 +213,34 @@ impl Probe {
         })
     }
 
+    /// Has `what` done while the flows run, with a pause before and after, and ends
+    /// them: what they say of it, which is shown under this name, and what it gave.
+    ///
+    /// # Errors
+    /// It fails; or the probe lost packets itself, so that no figure would be right.
+    pub fn around<T>(
+        self,
+        name: &str,
+        pause: Duration,
+        what: impl FnOnce() -> Result<T>,
+    ) -> Result<(Report, T)> {
+        let done = process::sleep(pause).and_then(|()| what());
+        let done = done.and_then(|done| process::sleep(pause).map(|()| done));
+        let report = self.stop()?;
+        let done = done?;
+        let dropped: u32 = report.flows.iter().map(|flow| flow.dropped).sum();
+        if dropped > 0 {
+            return Err(Error::Program(format!(
+                "{name}: the probe itself lost {dropped} packets; the machine is too busy"
+            )));
+        }
+        progress(&format!(
+            "  {name:<28} {} of {} lost, longest silence {:.1} ms",
+            report.lost, report.sent, report.longest_gap_ms
+        ));
+        Ok((report, done))
+    }
+
     /// Ends the flows, waits for what is still on its way, and counts.
     ///
     /// # Errors
@@ -275,7 +303,11 @@ fn echo_socket(family: Family) -> io::Result<UdpSocket> {
         Family::V6 => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = UdpSocket::from(socket(family, SockType::Datagram, flags, protocol)?);
+    counting(socket(family, SockType::Datagram, flags, protocol)?.into())
+}
+
+/// A socket whose kernel says when a packet came, and how many it had no room for.
+fn counting(socket: UdpSocket) -> io::Result<UdpSocket> {
     setsockopt(&socket, RcvBufForce, &BUFFER)?;
     setsockopt(&socket, ReceiveTimestampns, &true)?;
     setsockopt(&socket, RxqOvfl, &1)?;
@@ -285,11 +317,7 @@ fn echo_socket(family: Family) -> io::Result<UdpSocket> {
 fn bind(lab: &Lab, vm: &Vm, family: Family) -> Result<UdpSocket> {
     let address = SocketAddr::new(vm.address(family), 0);
     netns::inside(&lab.namespace(&vm.name), || {
-        let socket = UdpSocket::bind(address)?;
-        setsockopt(&socket, RcvBufForce, &BUFFER)?;
-        setsockopt(&socket, ReceiveTimestampns, &true)?;
-        setsockopt(&socket, RxqOvfl, &1)?;
-        Ok(socket)
+        UdpSocket::bind(address).and_then(counting)
     })?
     .map_err(Error::io(format!("UDP socket {address} in {}", vm.name)))
 }

@@ -73,35 +73,78 @@ impl Image {
                 )));
             }
         }
-        let root = directory.join("init-root");
-        std::fs::create_dir_all(&root).map_err(Error::file(&root))?;
         let init = INIT
             .replace("ADDRESS4", &format!("{}/{}", vm.address4, VM_PREFIX4.1))
             .replace("ADDRESS6", &vm.address6.to_string())
             .replace("GATEWAY4", &GATEWAY4.to_string())
             .replace("GATEWAY6", &GATEWAY6.to_string());
-        let path = root.join("init");
-        std::fs::write(&path, init).map_err(Error::file(&path))?;
-        // Archives can stand one behind the other.
-        let script =
-            "chmod 755 init && { cat \"$1\"; echo init | busybox cpio -o -H newc; } > ../initramfs";
-        let base = base.canonicalize().map_err(Error::file(&base))?;
-        let packed = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&base)
-            .current_dir(&root)
-            .stderr(Stdio::null())
-            .status()
-            .map_err(Error::io("packing an initramfs"))?;
-        if !packed.success() {
-            return Err(Error::Program("an initramfs can't be packed".to_owned()));
-        }
         Ok(Self {
             kernel: kernel.canonicalize().map_err(Error::file(&kernel))?,
-            initramfs: directory.join("initramfs"),
+            initramfs: initramfs(&base, &directory, &init)?,
             directory,
         })
     }
+}
+
+/// Packs an initramfs into `directory`: what the archive `base` holds, with this
+/// `/init`.
+///
+/// # Errors
+/// A file can't be read or written.
+pub fn initramfs(base: &Path, directory: &Path, init: &str) -> Result<PathBuf> {
+    let root = directory.join("init-root");
+    std::fs::create_dir_all(&root).map_err(Error::file(&root))?;
+    let path = root.join("init");
+    std::fs::write(&path, init).map_err(Error::file(&path))?;
+    // Archives can stand one behind the other.
+    let script =
+        "chmod 755 init && { cat \"$1\"; echo init | busybox cpio -o -H newc; } > ../initramfs";
+    let base = base.canonicalize().map_err(Error::file(base))?;
+    let packed = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(&base)
+        .current_dir(&root)
+        .stderr(Stdio::null())
+        .status()
+        .map_err(Error::io("packing an initramfs"))?;
+    if !packed.success() {
+        return Err(Error::Program("an initramfs can't be packed".to_owned()));
+    }
+    Ok(directory.join("initramfs"))
+}
+
+/// QEMU without KVM in a namespace, on a tap that is there, with `memory` MiB and
+/// its console in a file. It dies with the thread that starts it.
+#[must_use]
+pub fn command(
+    namespace: &str,
+    (tap, mac): (&str, &str),
+    memory: &str,
+    (kernel, initramfs): (&Path, &Path),
+    console: &Path,
+) -> Command {
+    let mut command = netns::command(namespace, "setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+        .args(["-machine", "pc,accel=tcg", "-cpu", "max", "-m", memory])
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-serial", &format!("file:{}", console.display())])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .args([
+            "-netdev",
+            &format!("tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off"),
+        ])
+        .args([
+            "-device",
+            &format!("virtio-net-pci,netdev=n0,mac={mac},romfile="),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
 }
 
 /// A QEMU with the guest, or waiting for it.
@@ -126,38 +169,23 @@ impl Qemu {
     ) -> Result<Self> {
         let file = |name: &str| image.directory.join(format!("{name}{number}"));
         let (control, incoming) = (file("qmp"), file("incoming"));
-        let tap = &vm.tap;
-        let mut command = netns::command(namespace, "setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(["-machine", "pc,accel=tcg", "-cpu", "max", "-m", MEMORY])
-            .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-serial", &format!("file:{}", file("console").display())])
-            .arg("-kernel")
-            .arg(&image.kernel)
-            .arg("-initrd")
-            .arg(&image.initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
-            .args([
-                "-netdev",
-                &format!("tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off"),
-            ])
-            .args([
-                "-device",
-                &format!("virtio-net-pci,netdev=n0,mac={},romfile=", vm.mac),
-            ])
-            .args([
-                "-qmp",
-                &format!("unix:{},server=on,wait=off", control.display()),
-            ]);
+        let mut command = command(
+            namespace,
+            (&vm.tap, &vm.mac),
+            MEMORY,
+            (&image.kernel, &image.initramfs),
+            &file("console"),
+        );
+        command.args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", control.display()),
+        ]);
         if waits {
             command.args(["-incoming", &format!("unix:{}", incoming.display())]);
         }
         let log = file("log");
         let output = std::fs::File::create(&log).map_err(Error::file(&log))?;
         let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(output)
             .spawn()
             .map_err(Error::io("starting QEMU"))?;

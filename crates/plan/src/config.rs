@@ -49,6 +49,12 @@ impl Config {
         self.route_metric.saturating_add(LEAVING)
     }
 
+    /// Metrics of the routes that are announced, of which a prefix has one.
+    #[must_use]
+    pub const fn announced_metrics(&self) -> [u32; 2] {
+        [self.route_metric, self.leaving_metric()]
+    }
+
     /// How a route of this metric is announced; `None`: it isn't.
     #[must_use]
     pub const fn standing(&self, metric: u32) -> Option<Standing> {

@@ -172,7 +172,7 @@ impl<R: Rules> Reconciler<R> {
         }
     }
 
-    /// Has an object that is wanted set again, although it is there. Nobody has
+    /// Has an object set again, although it is there, if it is wanted. Nobody has
     /// undone it; and if it is wanted no more by then, it is deleted as ever.
     pub fn redo(&mut self, key: &R::Key) {
         if self.desired.contains_key(key) {

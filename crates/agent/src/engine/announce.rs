@@ -42,7 +42,7 @@ impl Engine {
             };
             announcer.routed(Owner::Tap(tap), routed);
         }
-        let metrics = [self.config.route_metric, self.config.leaving_metric()];
+        let metrics = self.config.announced_metrics();
         let observed = self.reconciler.observed();
         let missed = announcer.converge(|prefix| {
             let routes = metrics.map(|metric| Key::Route(prefix, metric));
@@ -54,10 +54,7 @@ impl Engine {
                 "the routing daemon missed routes; they are set again"
             );
             for (prefix, metric) in missed.iter().flat_map(|p| metrics.map(|m| (*p, m))) {
-                let route = Key::Route(prefix, metric);
-                if self.reconciler.wanted(&route).is_some() {
-                    self.reconciler.redo(&route);
-                }
+                self.reconciler.redo(&Key::Route(prefix, metric));
             }
             self.unfinished = true;
         }

@@ -71,7 +71,7 @@ impl Engine {
         };
         let routed = || match key {
             Key::Route(prefix, _) => {
-                let metrics = [self.config.route_metric, self.config.leaving_metric()];
+                let metrics = self.config.announced_metrics();
                 let above = metrics.map(|metric| Key::Route(*prefix, metric));
                 device(key).or_else(|| above.iter().find_map(device))
             }

@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     connections::Connections,
     fabric::{Family, Vm},
-    lab::{Guard, Plan, progress, unique_name},
+    lab::{Guard, Plan, unique_name},
     migrate::Mobile,
     probe::{FlowSpec, Probe, Report as Flows},
     process,
@@ -200,21 +200,8 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
         let (to, neighbour) = next(&guest.at);
         let neighbour = lab.fabric().vm(neighbour)?;
         let probe = Probe::start(&lab, &flows(&moving, far, neighbour), RATE)?;
-        let done = process::sleep(PAUSE)
-            .and_then(|()| guest.migrate(to, COPY, LIMIT))
-            .and_then(|()| process::sleep(PAUSE));
-        let flows = probe.stop()?;
-        done?;
-        let dropped: u32 = flows.flows.iter().map(|flow| flow.dropped).sum();
-        if dropped > 0 {
-            return Err(Error::Program(format!(
-                "the probe itself lost {dropped} packets; the machine is too busy"
-            )));
-        }
-        progress(&format!(
-            "  to {to:<10} {} of {} lost, longest silence {:.1} ms",
-            flows.lost, flows.sent, flows.longest_gap_ms
-        ));
+        let name = format!("to {to}");
+        let (flows, ()) = probe.around(&name, PAUSE, || guest.migrate(to, COPY, LIMIT))?;
         all.push(flows);
         resets += connections.broken();
     }

@@ -87,10 +87,12 @@ impl Lab {
         if agent::process_of(running).is_none() {
             return Some(AgentStatus::Stopped);
         }
-        Some(match agent::status(binary, &self.agent_files(&node.name)) {
-            Ok(value) => AgentStatus::Answers(value),
-            Err(error) => AgentStatus::Silent(error.to_string()),
-        })
+        Some(
+            match agent::ask(binary, &self.agent_files(&node.name), "status") {
+                Ok(value) => AgentStatus::Answers(value),
+                Err(error) => AgentStatus::Silent(error.to_string()),
+            },
+        )
     }
 
     /// The prefixes that router `node` accepted from its neighbour `peer`.

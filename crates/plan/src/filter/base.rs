@@ -181,7 +181,7 @@ impl Base<'_> {
         for ((chain, logs), (way, counter)) in sets.logs.iter().zip(counters) {
             let rules = vec![
                 vec![
-                    Term::DeviceIn(way, Name::clone(&sets.logged)),
+                    device_in(way, &sets.logged),
                     Term::Dispatch(way, Name::clone(logs)),
                 ],
                 counted(way, counter),
@@ -206,7 +206,7 @@ impl Base<'_> {
         let sets = self.sets;
         let mut rules = Vec::new();
         if !self.tracked {
-            let whose = Term::DeviceIn(Way::In, Name::clone(&sets.tracked));
+            let whose = device_in(Way::In, &sets.tracked);
             rules.push(vec![Term::Known, whose, Term::Accept]);
         }
         rules.extend(SERVERS.map(|(server, client)| self.server(Way::In, server, client)));
@@ -224,15 +224,15 @@ impl Base<'_> {
     /// What is sent to a guest: counted first, whatever becomes of it.
     fn judge_to(&self) -> Vec<Rule> {
         let sets = self.sets;
-        let whose = Term::DeviceIn(Way::Out, Name::clone(&sets.tracked));
-        let received = Term::DeviceIn(Way::Out, Name::clone(&sets.received));
+        let whose = device_in(Way::Out, &sets.tracked);
+        let received = device_in(Way::Out, &sets.received);
         let known = [received, Term::Known].into_iter();
         let known = known.chain((!self.tracked).then_some(whose));
         let mut rules = vec![known.chain([Term::Accept]).collect()];
         rules.extend(SERVERS.map(|(server, client)| self.server(Way::Out, client, server)));
         rules.push(vec![
             Term::New,
-            Term::DeviceIn(Way::Out, Name::clone(&sets.connections_to)),
+            device_in(Way::Out, &sets.connections_to),
             Term::Drop,
         ]);
         rules.push(vec![Term::Dispatch(Way::Out, Name::clone(&sets.groups_to))]);
@@ -251,7 +251,7 @@ impl Base<'_> {
         vec![
             Term::Protocol(17),
             Term::Ports(source, destination),
-            Term::DeviceIn(way, Name::clone(&self.sets.secured)),
+            device_in(way, &self.sets.secured),
             Term::Jump(names::fixed(chain)),
         ]
     }
@@ -259,18 +259,22 @@ impl Base<'_> {
 
 /// Drops what matches and is over a limit of the tap that it comes from.
 fn limit(what: &[Term], set: &Name) -> Rule {
-    let over = [Term::DeviceIn(Way::In, Name::clone(set)), Term::Drop];
+    let over = [device_in(Way::In, set), Term::Drop];
     what.iter().cloned().chain(over).collect()
 }
 
 /// Drops and counts.
 fn counted(way: Way, set: &Name) -> Rule {
-    vec![Term::DeviceIn(way, Name::clone(set)), Term::Drop]
+    vec![device_in(way, set), Term::Drop]
 }
 
 /// Drops what is left: a tap without a counter is none that we know.
 fn unknown() -> Rule {
     vec![Term::Count(names::fixed(names::UNKNOWN)), Term::Drop]
+}
+
+fn device_in(way: Way, set: &Name) -> Term {
+    Term::DeviceIn(way, Name::clone(set))
 }
 
 fn to(chain: &str) -> Term {
@@ -307,11 +311,10 @@ fn check_source(sets: &Sets) -> Vec<Rule> {
         let what = [Term::Family(family)].into_iter().chain(what);
         what.chain(source).collect()
     };
-    let find = |set: &Name| Term::DeviceIn(Way::In, Name::clone(set));
     let mut rules: Vec<Rule> = Family::ALL
         .map(|family| accept(family, &sets.sources, Vec::new()))
         .into();
-    rules.push(vec![find(&sets.open), Term::Accept]);
+    rules.push(vec![device_in(Way::In, &sets.open), Term::Accept]);
     let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
     let dhcp = vec![
         Term::Address(Side::Destination, broadcast),
@@ -324,34 +327,32 @@ fn check_source(sets: &Sets) -> Vec<Rule> {
     let icmp = vec![Term::Protocol(58)];
     rules.push(accept(Family::V6, &sets.unspecified, icmp));
     rules.push(vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))]);
-    rules.push(vec![find(&sets.secured), to(names::SPOOFED)]);
+    rules.push(vec![device_in(Way::In, &sets.secured), to(names::SPOOFED)]);
     rules.push(vec![to(names::REFUSED_FROM)]);
     rules
 }
 
 /// Whether an ARP packet's sender is the guest.
 fn check_sender(sets: &Sets) -> Vec<Rule> {
-    let find = |set: &Name| Term::DeviceIn(Way::In, Name::clone(set));
     vec![
         vec![
             Term::ArpSourceIn(Name::clone(&sets.senders)),
             Term::ArpSenderIn(Name::clone(&sets.senders)),
             Term::Accept,
         ],
-        vec![find(&sets.open), Term::Accept],
+        vec![device_in(Way::In, &sets.open), Term::Accept],
         vec![Term::Dispatch(Way::In, Name::clone(&sets.prefixes))],
         counted(Way::In, &sets.spoofed),
-        vec![find(&sets.shut), Term::Drop],
+        vec![device_in(Way::In, &sets.shut), Term::Drop],
         unknown(),
     ]
 }
 
 /// What the host itself sends to a tap.
 fn deliver(sets: &Sets) -> Vec<Rule> {
-    let find = |set: &Name| Term::DeviceIn(Way::Out, Name::clone(set));
     vec![
-        vec![find(&sets.served), Term::Accept],
-        vec![find(&sets.shut), Term::Drop],
+        vec![device_in(Way::Out, &sets.served), Term::Accept],
+        vec![device_in(Way::Out, &sets.shut), Term::Drop],
         unknown(),
     ]
 }

@@ -98,19 +98,21 @@ fn ports_are_announced_by_bird() {
     ports_are_announced_and_kept_announced(Flavour::Bird, &["disable l2isolate4"]);
 }
 
+/// `gobgp` takes a path of ours away.
+const GOBGP_LOSES_ONE: [&str; 8] = [
+    "global",
+    "rib",
+    "del",
+    "10.252.1.1/32",
+    "identifier",
+    "76",
+    "-a",
+    "ipv4",
+];
+
 #[test]
 fn ports_are_announced_by_gobgp() {
-    let by_hand = [
-        "global",
-        "rib",
-        "del",
-        "10.252.1.1/32",
-        "identifier",
-        "76",
-        "-a",
-        "ipv4",
-    ];
-    ports_are_announced_and_kept_announced(Flavour::Gobgp, &by_hand);
+    ports_are_announced_and_kept_announced(Flavour::Gobgp, &GOBGP_LOSES_ONE);
 }
 
 /// GoBGP tells of changes: what is taken from it by hand is there again though
@@ -121,16 +123,7 @@ fn what_gobgp_tells_of_is_mended_at_once() {
     let [one] = rig.host.guests();
     rig.host.start();
     rig.announced(&[&one.port], false);
-    rig.by_hand(&[
-        "global",
-        "rib",
-        "del",
-        "10.252.1.1/32",
-        "identifier",
-        "76",
-        "-a",
-        "ipv4",
-    ]);
+    rig.by_hand(&GOBGP_LOSES_ONE);
     rig.host.until("it is noticed and mended", || {
         let status = advertise(&rig);
         status["undone"].as_u64() > Some(0) && status["in_rib"] == 4

@@ -3,11 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use l2isolate_lab::netns;
+use l2isolate_lab::qemu;
 use serde_json::json;
 
 use super::Cloud;
@@ -69,62 +68,15 @@ echo GUEST done
 poweroff -f
 "#;
 
-/// An initramfs with that /init: archives can stand one behind the other.
-fn initramfs(directory: &Path, init: &str) -> PathBuf {
-    let root = directory.join("init-root");
-    fs::create_dir(&root).unwrap();
-    fs::write(root.join("init"), init).unwrap();
-    let script = format!(
-        "chmod 755 init && (cat {}; echo init | busybox cpio -o -H newc) > ../initramfs",
-        image("base.cpio").display()
-    );
-    let packed = Command::new("sh")
-        .args(["-c", &script])
-        .current_dir(&root)
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(packed.success());
-    directory.join("initramfs")
-}
-
 /// Boots it; what its console shows until it ends.
 fn boot(host: &Host, tap: &str, mac: &str, init: &str) -> String {
     let directory = host.path("qemu");
     fs::create_dir(&directory).unwrap();
     let console = directory.join("console");
-    let mut child = netns::command(&host.hv, "setpriv")
-        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-        .args([
-            "-machine",
-            "pc,accel=tcg",
-            "-cpu",
-            "max",
-            "-m",
-            "256",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-        ])
-        .args([
-            "-display",
-            "none",
-            "-serial",
-            &format!("file:{}", console.display()),
-        ])
-        .args(["-kernel", image("vmlinuz").to_str().unwrap()])
-        .args(["-initrd", initramfs(&directory, init).to_str().unwrap()])
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
-        .args([
-            "-netdev",
-            &format!("tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off"),
-        ])
-        .args([
-            "-device",
-            &format!("virtio-net-pci,netdev=n0,mac={mac},romfile="),
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+    let initramfs = qemu::initramfs(&image("base.cpio"), &directory, init).unwrap();
+    let boots = (image("vmlinuz"), initramfs);
+    let mut child = qemu::command(&host.hv, (tap, mac), "256", (&boots.0, &boots.1), &console)
+        .arg("-no-reboot")
         .spawn()
         .unwrap();
     let end = Instant::now() + BOOT;

@@ -21,9 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     fabric::{Family, Vm},
-    lab::progress,
     probe::{FlowSpec, Probe, Report as Flows},
-    process,
     topology::{Mix, Options},
 };
 
@@ -261,21 +259,7 @@ impl Bench<'_> {
             }
         }
         let probe = Probe::start(&self.site.lab, &specs, RATE)?;
-        let done = process::sleep(PAUSE)
-            .and_then(|()| what())
-            .and_then(|()| process::sleep(PAUSE));
-        let flows = probe.stop()?;
-        done?;
-        let dropped: u32 = flows.flows.iter().map(|flow| flow.dropped).sum();
-        if dropped > 0 {
-            return Err(Error::Program(format!(
-                "{name}: the probe itself lost {dropped} packets; the machine is too busy"
-            )));
-        }
-        progress(&format!(
-            "  {name:<28} {} of {} lost, longest silence {:.1} ms",
-            flows.lost, flows.sent, flows.longest_gap_ms
-        ));
+        let (flows, ()) = probe.around(name, PAUSE, what)?;
         Ok(flows)
     }
 }

@@ -264,7 +264,8 @@ impl Passage {
                 self.host.spec.name
             ));
         }
-        let call = stats::percentile(&calls, 50).unwrap_or(TURN);
+        let nothing = || Error::Program("a turn without a call has no rate".to_owned());
+        let call = stats::percentile(&calls, 50).ok_or_else(nothing)?;
         Ok(f64::from(FLOWS) / call.as_secs_f64())
     }
 }

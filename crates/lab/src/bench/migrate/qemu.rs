@@ -69,11 +69,8 @@ pub(super) fn run(agent: &Path, fabric: Mix, migrations: usize, image: &Path) ->
         guest.until(&from, "outgoing", LIMIT)?;
         process::sleep(COPY)?;
         let probe = Probe::echo(&lab, &flows(&vm, far, neighbour), RATE)?;
-        let paused = process::sleep(PAUSE).and_then(|()| qemu.send_to(&other));
-        let settled = process::sleep(PAUSE);
-        let report = probe.stop()?;
-        settled?;
-        let paused = stats::ms(paused?);
+        let (report, paused) = probe.around(&format!("to {to}"), PAUSE, || qemu.send_to(&other))?;
+        let paused = stats::ms(paused);
         qemu = other;
         to.clone_into(&mut guest.at);
         guest.bind(to, "active", None)?;
@@ -83,10 +80,7 @@ pub(super) fn run(agent: &Path, fabric: Mix, migrations: usize, image: &Path) ->
             &format!("link del {}\n", vm.tap),
         )?;
         guest.unbind(&from)?;
-        progress(&format!(
-            "  to {to:<10} {} of {} lost, longest silence {:.1} ms, QEMU's pause {paused:.0} ms",
-            report.lost, report.sent, report.longest_gap_ms
-        ));
+        progress(&format!("  QEMU's pause {paused:.0} ms"));
         beyond.push((report.longest_gap_ms - paused).max(0.0));
         pauses.push(paused);
         lost += report.lost;

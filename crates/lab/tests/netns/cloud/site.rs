@@ -210,17 +210,13 @@ impl Cloud {
 
     /// What an agent says of itself; null while it doesn't answer.
     pub(super) fn agent_status(&self, host: &str) -> Value {
-        agent::status(&self.binary, &self.lab.agent_files(host)).unwrap_or_default()
+        agent::ask(&self.binary, &self.lab.agent_files(host), "status").unwrap_or_default()
     }
 
     /// Ids of the ports that an agent knows.
     pub(super) fn ports_of(&self, host: &str) -> Vec<String> {
-        let output = std::process::Command::new(&self.binary)
-            .args(["ports", "--json", "--socket"])
-            .arg(self.lab.agent_files(host).socket())
-            .output()
-            .unwrap();
-        let ports: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let files = self.lab.agent_files(host);
+        let ports = agent::ask(&self.binary, &files, "ports").unwrap_or_default();
         let ports = ports.as_array().into_iter().flatten();
         ports
             .map(|port| port["id"].as_str().unwrap().to_owned())
