@@ -76,12 +76,14 @@ pub fn ip_batch(lines: impl IntoIterator<Item = String>) {
 }
 
 /// Makes a tap that is up, with its guest's end open: a veth pair whose other
-/// end is called `peer` and stays here.
+/// end is called `peer` and stays here. This kernel says nothing there of its own
+/// accord (no MLD, no router solicitations), so what arrives is what a test sent.
 ///
 /// # Panics
 /// If it can't be made.
 pub fn tap(name: &str, peer: &str) {
     ip(&format!("link add {name} type veth peer name {peer}"));
+    set_sysctl(&format!("ipv6/conf/{peer}/disable_ipv6"), "1");
     ip(&format!("link set {peer} up"));
     ip(&format!("link set {name} up"));
 }
