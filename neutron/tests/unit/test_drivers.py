@@ -171,6 +171,16 @@ class MechanismDriverTest(unittest.TestCase):
             create(self.port(device_owner=owner,
                              **{'binding:vnic_type': 'normal'}))
         create(self.port(segment=VLAN, device_owner='network:dhcp'))
+        update(self.port(segment=VLAN, device_owner='network:dhcp'))
+
+    def test_a_ports_status_costs_no_look_at_its_network(self):
+        port = {'device_owner': 'compute:nova', 'qos_policy_id': 'q',
+                'status': 'ACTIVE'}
+        context = mock.Mock(spec=['current', 'original', 'host',
+                                  'original_host'], current=port,
+                            original=dict(port, status='DOWN'), host='hv1',
+                            original_host='hv1')
+        self.driver.update_port_precommit(context)
 
     def test_trunks(self):
         self.addCleanup(self.unsubscribe)
