@@ -9,7 +9,7 @@ use l2isolate_advertise::bird::{EXPORT, filter};
 use super::{
     bird::DRAIN,
     handover,
-    knobs::{BFD_MS, BFD_MULTIPLIER, LLGR_S, RESTART_S, limits},
+    knobs::{BFD_MS, BFD_MULTIPLIER, LLGR_S, RESTART_S, connect_delay, limits},
 };
 use crate::{
     fabric::{Interface, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
@@ -40,12 +40,7 @@ pub(super) fn bird_conf(options: &Options, node: &Node, directory: &Path, log: &
     origins(&mut out, node);
     advertisements(&mut out, node);
     if options.bfd {
-        let _ = write!(
-            out,
-            "\n# Finds a neighbour that is dead while the link is up.\n\
-             protocol bfd {{\n  interface \"*\" {{ interval {BFD_MS} ms; multiplier \
-             {BFD_MULTIPLIER}; }};\n}}\n"
-        );
+        bidirectional_forwarding_detection(&mut out, node);
     }
     neighbour_template(&mut out, options, node);
     for interface in &node.interfaces {
@@ -150,6 +145,35 @@ fn advertisements(out: &mut String, node: &Node) {
     out.push_str("}\n");
 }
 
+/// BFD with all neighbours. A ToR answers hypervisors and leaves it at that: the
+/// hypervisor is to find a dead ToR, but its own BFD ends with its daemon, there is
+/// no other way to its guests, and its kernel forwards on.
+fn bidirectional_forwarding_detection(out: &mut String, node: &Node) {
+    let _ = write!(
+        out,
+        "\n# Finds a neighbour that is dead while the link is up.\n\
+         protocol bfd {{\n  interface \"*\" {{ interval {BFD_MS} ms; multiplier \
+         {BFD_MULTIPLIER}; }};\n"
+    );
+    let hosts = node.interfaces.iter();
+    let mut hosts = hosts.filter(|i| i.peer_role == Role::Hypervisor).peekable();
+    if hosts.peek().is_some() {
+        out.push_str(
+            "  # Answered, so that hypervisors find a dead switch; no session of theirs is ended\n  \
+               # by it. Their BFD ends with their daemon, but their kernel forwards on, and there\n  \
+               # is no other way to their guests.\n",
+        );
+    }
+    for host in hosts {
+        let _ = writeln!(
+            out,
+            "  neighbor {} dev \"{}\" local {};",
+            host.peer_address, host.peer, host.own_address
+        );
+    }
+    out.push_str("}\n");
+}
+
 /// What all sessions of a node have in common.
 fn neighbour_template(out: &mut String, options: &Options, node: &Node) {
     let _ = write!(
@@ -158,15 +182,18 @@ fn neighbour_template(out: &mut String, options: &Options, node: &Node) {
            # An AS of its own for each node but the spines, which share one: a path that\n  \
            # came down from a spine and goes up again is a loop (RFC 7938, 5.2.1).\n  \
            local as {};\n  \
-           # Links that go down end their session at once; this is for the rest.\n  \
+           # Links that go down end their session at once; this is for the rest. With BFD no\n  \
+           # session before a neighbour's BFD has seen that the last BIRD is gone: it might\n  \
+           # end the new one for that.\n  \
            keepalive time 3; hold time 9;\n  \
-           connect delay time 1; connect retry time 1; error wait time 1, 1;\n  \
+           connect delay time {}; connect retry time 1; error wait time 1, 1;\n  \
            # A neighbour's daemon may restart: its routes stay {RESTART_S} s as they are, then\n  \
            # {LLGR_S} s as the last choice (RFC 9494), so that a host that stays away yields\n  \
            # to whoever announces its guests from elsewhere.\n  \
            graceful restart on; graceful restart time {RESTART_S};\n  \
            long lived graceful restart on; long lived stale time {LLGR_S};\n",
-        node.asn
+        node.asn,
+        connect_delay(options.bfd),
     );
     if let Some(password) = &options.tcp_auth {
         let _ = writeln!(
@@ -196,8 +223,11 @@ fn neighbour(out: &mut String, options: &Options, node: &Node, interface: &Inter
         out,
         "  local role {role}; # RFC 9234: what came from above never goes up again"
     );
-    if options.bfd {
-        out.push_str(bfd(peer_role));
+    if options.bfd && peer_role != Role::Hypervisor {
+        out.push_str(
+            "  # There are other ways: what is silent is left at once, graceful restart or not.\n  \
+             bfd on;\n",
+        );
     }
     let limits = limits(options, node.role, peer_role);
     for (family, limit) in [(4, limits.0), (6, limits.1)] {
@@ -221,18 +251,6 @@ fn neighbour(out: &mut String, options: &Options, node: &Node, interface: &Inter
         );
     }
     out.push_str("}\n");
-}
-
-/// Who is told of a dead neighbour what.
-fn bfd(peer: Role) -> &'static str {
-    if peer == Role::Hypervisor {
-        "  # BIRD's BFD ends with BIRD. Graceful: then the hypervisor's routes stay, since\n  \
-         # there is no other way to its guests, and its kernel forwards on.\n  \
-         bfd graceful;\n"
-    } else {
-        "  # There are other ways: what is silent is left at once, graceful restart or not.\n  \
-         bfd on;\n"
-    }
 }
 
 fn limit_reason(own: Role, peer: Role) -> &'static str {
