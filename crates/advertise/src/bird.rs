@@ -10,12 +10,9 @@ use crate::{Family, Handover};
 ///
 /// Learned routes get a preference above BGP's 100: a guest that is here is
 /// announced from here, also while another host announces it. One that leaves by
-/// live migration is announced as the last choice (RFC 8326).
+/// live migration is announced by a longer path ([`Handover::leaving`]).
 #[must_use]
 pub fn filter(handover: &Handover, family: Family) -> String {
-    let Handover {
-        protocol, metric, ..
-    } = handover;
     let (digit, length) = (family.digit(), family.host_length());
     let sets: Vec<String> = handover
         .prefixes(family)
@@ -25,20 +22,26 @@ pub fn filter(handover: &Handover, family: Family) -> String {
     if sets.is_empty() {
         let _ = writeln!(out, "  reject;");
     } else {
-        let (leaving, sets) = (handover.leaving(), sets.join(", "));
+        let here = (handover.metric, 0, false);
         let _ = write!(
             out,
-            "  if krt_source = {protocol} && krt_metric = {metric} && net ~ [ {sets} ] then {{\n    \
-             preference = 200;\n    accept;\n  }}\n  \
-             if krt_source = {protocol} && krt_metric = {leaving} && net ~ [ {sets} ] then {{\n    \
-             bgp_community.add((65535,0));\n    preference = 200;\n    accept;\n  }}\n  reject;\n"
+            "  if krt_source != {} || net !~ [ {} ] then reject;\n  preference = 200;\n",
+            handover.protocol,
+            sets.join(", ")
         );
+        for (metric, prepend, last) in std::iter::once(here).chain(handover.leaving()) {
+            let origin = if last { "INCOMPLETE" } else { "IGP" };
+            let longer = format!("bgp_path.prepend({}); ", handover.asn).repeat(prepend.into());
+            let _ = writeln!(
+                out,
+                "  if krt_metric = {metric} then {{ {longer}bgp_origin = ORIGIN_{origin}; accept; }}"
+            );
+        }
+        out.push_str("  reject;\n");
     }
     out + "}\n"
 }
 
 /// What a channel of a BGP session may export: what was learned from the
-/// kernel, and so passed the filter, with the origin that says so (RFC 4271,
-/// 4.3).
-pub const EXPORT: &str =
-    "filter { if source = RTS_INHERIT then { bgp_origin = ORIGIN_IGP; accept; } reject; }";
+/// kernel, and so passed the filter.
+pub const EXPORT: &str = "filter { if source = RTS_INHERIT then accept; reject; }";

@@ -27,8 +27,8 @@ pub(crate) const fn told(family: Family) -> &'static str {
     }
 }
 
-/// Name of the route-map towards the switches: only what has no AS in its
-/// path, which is what was brought in here.
+/// Name of the route-map towards the switches: only what has no AS but this one in
+/// its path, which is what was brought in here.
 pub const OWN: &str = "OWN";
 
 /// Prefix lists and route-maps, to stand before `router bgp`.
@@ -47,16 +47,21 @@ pub fn policies(handover: &Handover) -> String {
             };
             let _ = writeln!(out, "{word} prefix-list {list} permit {prefix}{longer}");
         }
-        let _ = write!(
-            out,
-            "route-map {map} permit 10\n match {word} address prefix-list {list}\n \
-             match metric {}\n set metric 0\n set origin igp\nexit\n\
-             route-map {map} permit 20\n match {word} address prefix-list {list}\n \
-             match metric {}\n set metric 0\n set origin igp\n \
-             set community graceful-shutdown\nexit\n",
-            handover.metric,
-            handover.leaving()
-        );
+        let here = (handover.metric, 0, false);
+        for (metric, prepend, last) in std::iter::once(here).chain(handover.leaving()) {
+            let origin = if last { "incomplete" } else { "igp" };
+            let _ = write!(
+                out,
+                "route-map {map} permit {}\n match {word} address prefix-list {list}\n \
+                 match metric {metric}\n set metric 0\n set origin {origin}\n",
+                10 * (u32::from(prepend) + 1),
+            );
+            if prepend > 0 {
+                let own = vec![handover.asn.to_string(); prepend.into()];
+                let _ = writeln!(out, " set as-path prepend {}", own.join(" "));
+            }
+            out.push_str("exit\n");
+        }
         if handover.prefixes(family).next().is_none() {
             // A list that isn't there would match everything.
             let _ = writeln!(out, "{word} prefix-list {list} deny any");
@@ -64,7 +69,8 @@ pub fn policies(handover: &Handover) -> String {
     }
     let _ = write!(
         out,
-        "bgp as-path access-list {OWN} permit ^$\nroute-map {OWN} permit 10\n match as-path {OWN}\nexit\n"
+        "bgp as-path access-list {OWN} permit ^({}_)*$\nroute-map {OWN} permit 10\n match as-path {OWN}\nexit\n",
+        handover.asn
     );
     out
 }

@@ -32,9 +32,14 @@ use ipnet::IpNet;
 pub struct Handover {
     /// The agent's `route_protocol`.
     pub protocol: u8,
-    /// The agent's `route_metric`. One more is the metric of guests that leave by
-    /// live migration ([`Self::leaving`]).
+    /// The agent's `route_metric`. The metrics above it are those of guests that
+    /// leave by live migration ([`Self::leaving`]).
     pub metric: u32,
+    /// The agent's `migration_prepend`: in so many steps a guest that leaves is
+    /// announced by an ever longer path.
+    pub steps: u8,
+    /// The host's AS, by which that path gets longer.
+    pub asn: u32,
     /// Prefixes from which guests have addresses, both families.
     pub guests: Vec<IpNet>,
     /// Prefixes from which hypervisors have loopbacks, both families.
@@ -81,12 +86,15 @@ impl Family {
 }
 
 impl Handover {
-    /// Metric of guests that leave by live migration: announced with
-    /// `GRACEFUL_SHUTDOWN` (RFC 8326), since they are announced from elsewhere
-    /// soon.
-    #[must_use]
-    pub const fn leaving(&self) -> u32 {
-        self.metric.saturating_add(1)
+    /// Metrics of guests that leave by live migration, with how often the own AS
+    /// is prepended and whether that is the last step. Only that one's origin is
+    /// INCOMPLETE: it yields to a path of its length from elsewhere
+    /// (docs/adr/0012).
+    pub fn leaving(&self) -> impl Iterator<Item = (u32, u8, bool)> + '_ {
+        (1..=self.steps).map(|step| {
+            let metric = self.metric.saturating_add(step.into());
+            (metric, step, step == self.steps)
+        })
     }
 
     /// Guests' and loopbacks' prefixes of one family.

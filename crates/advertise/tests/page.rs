@@ -8,6 +8,8 @@ fn the_page_shows_what_the_code_writes() {
     let handover = Handover {
         protocol: 76,
         metric: 5,
+        steps: 2,
+        asn: 4_200_200_001,
         guests: prefixes(["10.252.0.0/16", "2001:db8:252::/64"]),
         loopbacks: prefixes(["10.255.0.0/16", "2001:db8:255::/48"]),
     };
@@ -31,6 +33,8 @@ fn no_prefixes_let_nothing_out() {
     let handover = Handover {
         protocol: 76,
         metric: 5,
+        steps: 2,
+        asn: 4_200_200_001,
         guests: Vec::new(),
         loopbacks: Vec::new(),
     };

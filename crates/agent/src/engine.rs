@@ -11,7 +11,7 @@ mod migrations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use l2isolate_kernel::{Event, Kernel};
@@ -20,6 +20,7 @@ use l2isolate_model::{
     desired::{Key, Target, Value},
     document::ObjectId,
     intent::{Change, Intent, Outcome},
+    port::BindingState,
     tap::Tap,
 };
 use l2isolate_plan::{Config, KernelRules, Owner, TapView, migration::State};
@@ -32,6 +33,7 @@ use apply::Work;
 use crate::{
     announcer::Announcer,
     arrivals::Arrivals,
+    departures::Departures,
     firewall::{Firewall, Stage},
     guests::{self, Guests},
     report::named_by_nova,
@@ -53,6 +55,7 @@ pub(crate) struct Engine {
     /// Taps of whose routes others may be in place than was told.
     rerouted: BTreeSet<IfName>,
     arrivals: Arrivals,
+    departures: Departures,
     migrations: migrations::Migrations,
     config: Config,
     intent: Intent,
@@ -74,13 +77,19 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Subscribes to the kernel's events and looks at everything once.
+    /// Subscribes to the kernel's events and looks at everything once. `pause`: how
+    /// long switches have between two steps of a guest that leaves.
     ///
     /// # Errors
     /// The kernel can't be observed: without that nothing can be done.
-    pub(crate) fn start(mut kernel: Kernel, config: Config) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        mut kernel: Kernel,
+        config: Config,
+        pause: Duration,
+    ) -> anyhow::Result<Self> {
         let observed = kernel.observe()?;
         let objects = observed.objects.iter();
+        let departures = Departures::start(objects.clone(), &config, pause);
         let arrivals = Arrivals::start(objects, &observed.links, config.route_metric)?;
         let mut engine = Self {
             kernel,
@@ -89,6 +98,7 @@ impl Engine {
             announcer: None,
             rerouted: BTreeSet::new(),
             arrivals,
+            departures,
             migrations: BTreeMap::new(),
             intent: Intent::default(),
             complete: false,
@@ -445,6 +455,7 @@ impl Engine {
     /// Plans what is dirty. By itself this changes nothing but what
     /// [`Self::reconciler`] tells of differences.
     pub(crate) fn plan_dirty(&mut self) {
+        self.dirty.extend(self.departures.ripe(Instant::now()));
         for tap in std::mem::take(&mut self.dirty) {
             self.plan(tap);
         }
@@ -459,7 +470,14 @@ impl Engine {
         let firewall = self.firewall.as_ref().and_then(Firewall::due);
         let guests = self.guests.as_ref().and_then(Guests::due);
         let announcer = self.announcer.as_ref().and_then(Announcer::due);
-        let all = [self.reconciler.due(now), firewall, guests, announcer];
+        let departures = self.departures.due();
+        let all = [
+            self.reconciler.due(now),
+            firewall,
+            guests,
+            announcer,
+            departures,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -471,9 +489,16 @@ impl Engine {
         // Before the intent is complete a tap may have a port all the same.
         let known = self.complete || port.is_some();
         let seen = known && self.arrivals.plan(name, tap, port.map(AsRef::as_ref));
+        let binding = port.map(|checked| checked.port.binding.state);
+        let leaves = binding == Some(BindingState::Outgoing);
+        let step = match known {
+            true => self.departures.plan(name, leaves, Instant::now()),
+            false => 1,
+        };
         let view = tap.map(|tap| TapView {
             tap,
             seen,
+            step,
             marked: self.complete && self.marked(name),
         });
         if let Some(guests) = &mut self.guests {
@@ -486,7 +511,6 @@ impl Engine {
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
         let owner = Owner::Tap(name);
         let first = !objects.is_empty() && !self.reconciler.wants_anything(&owner);
-        let binding = port.map(|checked| checked.port.binding.state);
         let carrier = tap.is_some_and(|tap| tap.carrier);
         self.reconciler.want(&owner, objects);
         if first {

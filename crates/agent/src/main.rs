@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod control;
 mod counts;
+mod departures;
 mod engine;
 mod figures;
 mod firewall;

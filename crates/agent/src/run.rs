@@ -104,7 +104,7 @@ impl Agent {
         let kernel = Kernel::open(l2isolate_kernel::Config::new(config.route_protocol)).context(
             "the kernel's network configuration can't be opened; the agent needs CAP_NET_ADMIN",
         )?;
-        let mut engine = Engine::start(kernel, config.plan())?;
+        let mut engine = Engine::start(kernel, config.plan(), config.migration_pause)?;
         if config.firewall {
             engine = engine.with_firewall(Firewall::start(config.filter())?.with_flows()?);
         }

@@ -25,6 +25,8 @@ pub const PROGRAM: &str = "l2isolate";
 pub const ROUTE_PROTOCOL: u8 = 76;
 /// The metric of routes to announce, its default.
 pub const ROUTE_METRIC: u32 = 5;
+/// The agent's `migration_prepend`, its default.
+pub const MIGRATION_PREPEND: u8 = 2;
 const SUBNET4: &str = "44444444-0000-4000-8000-000000000004";
 const SUBNET6: &str = "66666666-0000-4000-8000-000000000006";
 pub(crate) const GROUP: &str = "aaaaaaaa-0000-4000-8000-000000000001";

@@ -67,7 +67,7 @@ pub fn gobgp(fabric: &Fabric, node: &Node) -> Result<String> {
         router_id: node.loopback4,
         uplinks: node.interfaces.iter().map(uplink).collect(),
         way: Way::Told,
-        handover: daemon::handover(),
+        handover: daemon::handover(node.asn),
         maximum_prefixes: daemon::UPLINK_PREFIXES,
         bfd: false,
         password: fabric.options.tcp_auth.clone(),

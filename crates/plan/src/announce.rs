@@ -5,7 +5,7 @@
 //! observed state, so it is an argument.
 
 use ipnet::IpNet;
-use l2isolate_model::announce::{Announcements, Attributes, Community};
+use l2isolate_model::announce::{Announcements, Attributes, Community, Origin};
 use l2isolate_reconcile::Rules;
 
 use crate::{Owner, Standing};
@@ -19,24 +19,30 @@ pub struct Drain {
 }
 
 /// Plans what one owner's prefixes, those that are routed here now, are
-/// announced with. `leaving`: what is said more of guests that leave by live
-/// migration; the host as a whole may be drained beside that.
+/// announced with. A guest that leaves by live migration has a longer path, and at
+/// the last of `leaving_steps` a lesser origin ([`crate::migration`]); the host as a
+/// whole may be drained beside that.
 #[must_use]
 pub fn plan(
     routed: impl IntoIterator<Item = (IpNet, Standing)>,
     communities: &[Community],
     drain: Option<Drain>,
-    leaving: Drain,
+    leaving_steps: u8,
 ) -> Announcements {
     let attributes = |standing| {
         let mut attributes = Attributes {
             communities: communities.iter().copied().collect(),
             ..Attributes::default()
         };
-        let leaving = (standing == Standing::Leaving).then_some(leaving);
-        for Drain { prepend } in drain.into_iter().chain(leaving) {
+        if let Some(Drain { prepend }) = drain {
             attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
-            attributes.prepend = attributes.prepend.max(prepend);
+            attributes.prepend = prepend;
+        }
+        if let Standing::Leaving(step) = standing {
+            attributes.prepend = attributes.prepend.saturating_add(step);
+            if step == leaving_steps {
+                attributes.origin = Origin::Incomplete;
+            }
         }
         attributes
     };
@@ -90,9 +96,8 @@ mod tests {
             .to_vec();
         let usual = [Community(65001, 20)];
         let here = || prefixes.iter().map(|prefix| (*prefix, Standing::Here));
-        let leaving = Drain::default();
-        let before = plan(here(), &usual, None, leaving);
-        let drained = plan(here(), &usual, Some(Drain { prepend: 3 }), leaving);
+        let before = plan(here(), &usual, None, 2);
+        let drained = plan(here(), &usual, Some(Drain { prepend: 3 }), 2);
         assert!(before.keys().eq(drained.keys()) && before.keys().eq(prefixes.iter()));
         for (prefix, attributes) in &drained {
             assert!(attributes.graceful_shutdown());
@@ -102,20 +107,24 @@ mod tests {
         }
     }
 
-    // One guest that leaves is nobody else's affair, and a drain of the host
-    // takes nothing of its mark away.
+    // One guest that leaves is nobody else's affair. Step by step its path is
+    // longer by one, on a drained host too, and it yields to another of its length
+    // only at the last step.
     #[test]
-    fn who_leaves_is_marked_alone() {
+    fn who_leaves_is_lesser_alone() {
         let [stays, leaves]: [IpNet; 2] =
             ["10.252.0.5/32", "2001:db8::5/128"].map(|text| text.parse().unwrap());
-        let routed = [(stays, Standing::Here), (leaves, Standing::Leaving)];
-        let option = Drain { prepend: 2 };
-        let announced = plan(routed, &[], None, option);
-        assert_eq!(announced[&stays], Attributes::default());
-        assert!(announced[&leaves].graceful_shutdown());
-        assert_eq!(announced[&leaves].prepend, 2);
-        let drained = plan(routed, &[], Some(Drain { prepend: 1 }), option);
-        assert_eq!(drained[&leaves], announced[&leaves]);
-        assert!(drained[&stays].graceful_shutdown());
+        for (drain, prepended) in [(None, 0), (Some(Drain { prepend: 1 }), 1)] {
+            for step in 1..=2 {
+                let routed = [(stays, Standing::Here), (leaves, Standing::Leaving(step))];
+                let announced = plan(routed, &[], drain, 2);
+                assert_eq!(announced[&stays].prepend, prepended);
+                assert_eq!(announced[&stays].origin, Origin::Igp);
+                assert_eq!(announced[&leaves].prepend, prepended + step);
+                assert_eq!(announced[&leaves].origin == Origin::Incomplete, step == 2);
+                let marked = announced.values().all(Attributes::graceful_shutdown);
+                assert_eq!(marked, drain.is_some());
+            }
+        }
     }
 }

@@ -10,10 +10,6 @@ use l2isolate_model::Mac;
 /// here is reached here, also when another host announces it.
 pub const ROUTE_METRIC: u32 = 5;
 
-/// What is added to the metric of a route whose guest leaves by live migration:
-/// the daemon announces it as the last choice.
-pub const LEAVING: u32 = 1;
-
 /// Metric of the floor behind a guest's route. zebra reads the upper eight
 /// bits as administrative distance, 200 here: worse than whatever BGP learns.
 /// The rest, all ones, is nobody's metric, so the floor is never announced.
@@ -25,6 +21,10 @@ pub struct Config {
     /// Metric of routes that are announced; with the protocol number it tells
     /// a routing daemon which routes are ours to announce.
     pub route_metric: u32,
+    /// In so many steps the path gets longer by which a guest is announced that
+    /// leaves by live migration: the metrics above [`Self::route_metric`]
+    /// ([`crate::migration`]).
+    pub leaving_steps: u8,
     /// The host's own prefixes to announce beside the guests'.
     pub loopbacks: Vec<IpNet>,
     /// Hardware address of every tap's host end, on every host the same: a
@@ -43,27 +43,27 @@ pub struct Config {
 }
 
 impl Config {
-    /// Metric of routes whose guests leave by live migration.
+    /// Metric of routes whose guests leave by live migration, at this step of
+    /// [`Self::leaving_steps`], the first being 1.
     #[must_use]
-    pub const fn leaving_metric(&self) -> u32 {
-        self.route_metric.saturating_add(LEAVING)
+    pub fn leaving_metric(&self, step: u8) -> u32 {
+        self.route_metric.saturating_add(step.into())
     }
 
     /// Metrics of the routes that are announced, of which a prefix has one.
-    #[must_use]
-    pub const fn announced_metrics(&self) -> [u32; 2] {
-        [self.route_metric, self.leaving_metric()]
+    pub fn announced_metrics(&self) -> impl Iterator<Item = u32> + Clone + use<> {
+        let last = self.leaving_metric(self.leaving_steps);
+        self.route_metric..=last
     }
 
     /// How a route of this metric is announced; `None`: it isn't.
     #[must_use]
-    pub const fn standing(&self, metric: u32) -> Option<Standing> {
-        if metric == self.route_metric {
-            Some(Standing::Here)
-        } else if metric == self.leaving_metric() {
-            Some(Standing::Leaving)
-        } else {
-            None
+    pub fn standing(&self, metric: u32) -> Option<Standing> {
+        let step = metric.checked_sub(self.route_metric)?;
+        match u8::try_from(step).ok()? {
+            0 => Some(Standing::Here),
+            step if step <= self.leaving_steps => Some(Standing::Leaving(step)),
+            _ => None,
         }
     }
 }
@@ -73,9 +73,9 @@ impl Config {
 pub enum Standing {
     /// As usual.
     Here,
-    /// As the last choice: its guest leaves by live migration, and whoever
-    /// announces it from elsewhere is preferred.
-    Leaving,
+    /// Its guest leaves by live migration: by a path that is so much longer, until
+    /// at the last step whoever announces it from elsewhere is preferred.
+    Leaving(u8),
 }
 
 /// What the table of connections is sized by.

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use l2isolate_model::{IfName, desired::Objects, intent::Intent, tap::Tap};
 
-pub use config::{Config, Connections, FLOOR_METRIC, LEAVING, Standing};
+pub use config::{Config, Connections, FLOOR_METRIC, Standing};
 pub use order::{KernelRules, Owner};
 
 /// A tap, and whether it carries objects of ours.
@@ -36,6 +36,9 @@ pub struct TapView<'a> {
     /// A frame of the guest that is expected here has come, or its routes are
     /// here from such a time; see [`migration`].
     pub seen: bool,
+    /// How far the routes of a guest that leaves have come, from 1: the step that
+    /// they are at or may take now; see [`migration`].
+    pub step: u8,
     /// Addresses or neighbours with our protocol number are on it: it was some
     /// port's tap, whatever the intent says now.
     pub marked: bool,

@@ -11,7 +11,7 @@
 //! | incoming | `incoming` | no | no: the guest still runs elsewhere, or is paused |
 //! | live | `incoming` | yes | yes, before the control plane knows |
 //! | active | `active` | – | yes: the control plane's word is enough |
-//! | outgoing | `outgoing` | – | as the last choice, while something is behind the tap: make before break |
+//! | outgoing | `outgoing` | – | by an ever longer path, at last as the last choice, while something is behind the tap: make before break |
 //! | left | `outgoing` | – | no: nothing is behind the tap, and what still comes follows the fabric |
 //!
 //! | event | gone | incoming | live | active | outgoing | left |
@@ -27,9 +27,17 @@
 //! | agent killed, started anew | gone | incoming | live | active | outgoing | left |
 //!
 //! "Seen" is kept where it can't be lost: in the kernel, as the installed route,
-//! which goes with its tap. The route of a guest that leaves has another metric
+//! which goes with its tap. The route of a guest that leaves has other metrics
 //! (it is also how a routing daemon that reads the kernel knows), so it is no
-//! such memory for one that comes back.
+//! such memory for one that comes back; they say how far it has come.
+//!
+//! **Steps.** A switch that hears a lesser announcement of the guest from its own
+//! host mustn't take what its neighbour in the rack has announced before for
+//! better, or both send to each other until both have heard all. The way through
+//! the neighbour is longer by two (spine, neighbour), so the path may get longer
+//! by one at a time. When it is as long as the way to another rack, its origin
+//! decides, which is then INCOMPLETE. The switches need time between two steps,
+//! which whoever plans sees to.
 
 use l2isolate_model::port::BindingState;
 
@@ -82,13 +90,13 @@ impl State {
     }
 
     /// The metric with which the guest's routes are installed, and so announced;
-    /// `None`: they aren't.
+    /// `None`: they aren't. `step`: of one that leaves, how far it may be by now.
     #[must_use]
-    pub const fn announced(self, config: &Config) -> Option<u32> {
+    pub fn announced(self, step: u8, config: &Config) -> Option<u32> {
         match self {
             Self::Gone | Self::Incoming | Self::Left => None,
             Self::Live | Self::Active => Some(config.route_metric),
-            Self::Outgoing => Some(config.leaving_metric()),
+            Self::Outgoing => Some(config.leaving_metric(step.clamp(1, config.leaving_steps))),
         }
     }
 }

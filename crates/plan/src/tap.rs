@@ -65,7 +65,7 @@ pub fn plan(
         Some(port) if port.port.admin_state_up => {
             let state =
                 migration::State::of(Some(port.port.binding.state), view.seen, view.tap.carrier);
-            wired(name, port, state.announced(config), config)
+            wired(name, port, state.announced(view.step, config), config)
         }
         Some(_) => Objects::from([proxy_arp(name, false), (Key::Up(name), Value::Up(false))]),
         None if view.marked => Objects::from([proxy_arp(name, false)]),

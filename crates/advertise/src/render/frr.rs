@@ -64,16 +64,18 @@ fn inward(page: &mut Page) {
 fn outward(page: &mut Page, host: &Host) {
     match host.way {
         Way::Kernel => page.why(
-            "What the agent has put into the kernel's table, by its metric and prefix; and out\n\
-             goes only what has no AS in its path, which is what was brought in here: a host\n\
-             with two switches is no way between them.",
+            "What the agent has put into the kernel's table, by its metric and prefix; a guest\n\
+             that leaves has others, and a longer path. Out goes only what has no AS but this one\n\
+             in its path, which is what was brought in here: a host with two switches is no way\n\
+             between them.",
         ),
         Way::Told => page.why(
             "The agent brings in what is announced, by vtysh, with its attributes. A bgpd that\n\
              restarts has none of that yet, and would take everything back by its End-of-RIB; so\n\
              until it is told it announces what the agent has put into the kernel's table, by its\n\
              metric and prefix. When the agent has told it, it opens the TOLD lists, and nothing is\n\
-             picked up any more.",
+             picked up any more. Out goes only what has no AS but this one in its path: a host with\n\
+             two switches is no way between them.",
         ),
     }
     page.text.push_str(&policies(&host.handover));
@@ -87,14 +89,6 @@ fn outward(page: &mut Page, host: &Host) {
                 page.line("exit");
             }
         }
-        page.why(
-            "Out goes what has no AS but this one in its path (a drain may prepend it): a host\n\
-             with two switches is no way between them.",
-        );
-        page.line(format_args!(
-            "bgp as-path access-list {OWN} permit ^({}_)*$",
-            host.asn
-        ));
     }
     page.why("zebra prefers the connected route of a loopback to the agent's.");
     for family in Family::ALL {

@@ -454,6 +454,8 @@ pub(crate) fn host(flavour: Flavour) -> render::Host {
         handover: Handover {
             protocol: 76,
             metric: 5,
+            steps: 2,
+            asn: ASN,
             guests: prefixes(["10.252.0.0/16", "2001:db8:252::/64"]),
             loopbacks: prefixes(["10.255.0.0/16", "2001:db8:255::/48"]),
         },

@@ -64,8 +64,8 @@ pub(crate) struct Announcer {
     worker: Option<Worker>,
     reconciler: Reconciler<AnnounceRules>,
     communities: Vec<Community>,
-    /// What is said of guests that leave by live migration.
-    leaving: Drain,
+    /// Steps of guests that leave by live migration.
+    leaving_steps: u8,
     guests: Vec<IpNet>,
     interval: Duration,
     /// Prefixes whose routes are in place.
@@ -160,9 +160,7 @@ impl Announcer {
             worker,
             reconciler: Reconciler::default(),
             communities: config.advertise_communities.0.clone(),
-            leaving: Drain {
-                prepend: config.migration_prepend,
-            },
+            leaving_steps: config.migration_prepend,
             guests: config.guest_prefixes.0.clone(),
             interval: config.verify_interval,
             routed: BTreeMap::new(),
@@ -221,7 +219,7 @@ impl Announcer {
         let drain = self.drained.as_ref().map(|drained| Drain {
             prepend: drained.prepend,
         });
-        let announced = plan(prefixes, &self.communities, drain, self.leaving);
+        let announced = plan(prefixes, &self.communities, drain, self.leaving_steps);
         if self.worker.is_some() {
             self.reconciler.want(&owner, announced);
         }

@@ -138,17 +138,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         true => named.collect(),
         false => options.uplink.iter().map(|given| given.0.clone()).collect(),
     };
+    let asn = PRIVATE + (router_id.to_bits() & 0xff_ffff);
+    let asn = options.asn.unwrap_or(asn);
     let host = Host {
         name: config.host.clone(),
-        asn: options
-            .asn
-            .unwrap_or(PRIVATE + (router_id.to_bits() & 0xff_ffff)),
+        asn,
         router_id,
         uplinks,
         way,
         handover: Handover {
             protocol: config.route_protocol,
             metric: config.route_metric,
+            steps: config.migration_prepend,
+            asn,
             guests: config.guest_prefixes.0.clone(),
             loopbacks: config.loopbacks.clone(),
         },

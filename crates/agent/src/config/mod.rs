@@ -259,6 +259,7 @@ impl Config {
     pub(crate) fn plan(&self) -> l2isolate_plan::Config {
         l2isolate_plan::Config {
             route_metric: self.route_metric,
+            leaving_steps: self.migration_prepend,
             loopbacks: self.loopbacks.clone(),
             tap_mac: self.tap_mac,
             gateway_link_local: self.gateway_link_local,

@@ -199,9 +199,9 @@ options! {
     /// it is the agent's: no other program may use it.
     ["l2isolate"] route_protocol: u8 = "76", in 5..=255, check free_protocol;
 
-    /// Metric of the routes that are announced; one more is that of guests that
-    /// leave by live migration. Smaller than what routing daemons give to what they
-    /// learn.
+    /// Metric of the routes that are announced; those above it, as many as
+    /// migration_prepend, are those of guests that leave by live migration. Smaller
+    /// than what routing daemons give to what they learn.
     ["l2isolate"] route_metric: u32 = "5", in 1..=0xff_fffe;
 
     /// How prefixes get into BGP: kernel (a routing daemon picks the routes up by
@@ -219,10 +219,15 @@ options! {
     /// Communities of everything that is announced, with other ways than kernel.
     ["l2isolate"] advertise_communities: Communities = "";
 
-    /// How often the own AS is prepended to guests that leave by live migration,
-    /// beside GRACEFUL_SHUTDOWN, for fabrics that don't honour that; with other ways
-    /// than kernel.
-    ["l2isolate"] migration_prepend: u8 = "0", in 0..=10;
+    /// How often the own AS is prepended in the end to guests that leave by live
+    /// migration, one more each time: the hops by which another rack is farther from
+    /// a top-of-rack switch than its own hosts. 2 where every spine has links to all
+    /// of them.
+    ["l2isolate"] migration_prepend: u8 = "2", in 1..=8;
+
+    /// How long the fabric has to take in one such time before the next one, in
+    /// seconds.
+    ["l2isolate"] migration_pause: Duration = "1", in 0..=60;
 
     /// The user, of the group frrvty, as which vtysh runs; empty: as the agent.
     ["l2isolate"] advertise_user: UserName = "";

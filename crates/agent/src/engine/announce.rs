@@ -45,16 +45,18 @@ impl Engine {
         let metrics = self.config.announced_metrics();
         let observed = self.reconciler.observed();
         let missed = announcer.converge(|prefix| {
-            let routes = metrics.map(|metric| Key::Route(prefix, metric));
-            routes.iter().any(|route| observed.contains_key(route))
+            let mut routes = metrics.clone().map(|metric| Key::Route(prefix, metric));
+            routes.any(|route| observed.contains_key(&route))
         });
         if !missed.is_empty() {
             warn!(
                 prefixes = missed.len(),
                 "the routing daemon missed routes; they are set again"
             );
-            for (prefix, metric) in missed.iter().flat_map(|p| metrics.map(|m| (*p, m))) {
-                self.reconciler.redo(&Key::Route(prefix, metric));
+            for prefix in missed {
+                for metric in metrics.clone() {
+                    self.reconciler.redo(&Key::Route(prefix, metric));
+                }
             }
             self.unfinished = true;
         }

@@ -72,8 +72,8 @@ impl Engine {
         let routed = || match key {
             Key::Route(prefix, _) => {
                 let metrics = self.config.announced_metrics();
-                let above = metrics.map(|metric| Key::Route(*prefix, metric));
-                device(key).or_else(|| above.iter().find_map(device))
+                let mut above = metrics.map(|metric| Key::Route(*prefix, metric));
+                device(key).or_else(|| above.find_map(|route| device(&route)))
             }
             _ => None,
         };

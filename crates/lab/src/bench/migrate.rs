@@ -31,7 +31,7 @@ const RATE: u32 = 1000;
 const CONNECTIONS: usize = 100;
 /// From the announcement of a migration to the guest's move: QEMU copies memory
 /// for longer.
-const COPY: Duration = Duration::from_secs(1);
+const COPY: Duration = Duration::from_secs(3);
 /// Before and after.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long agents and fabric may take.

@@ -85,7 +85,7 @@ fn kernel(out: &mut String, node: &Node) {
     if node.role == Role::Hypervisor {
         out.push_str("\n# What the agent marked in the kernel, and nothing else.\n");
         for family in l2isolate_advertise::Family::ALL {
-            out.push_str(&filter(&handover(), family));
+            out.push_str(&filter(&handover(node.asn), family));
         }
     }
     out.push_str(

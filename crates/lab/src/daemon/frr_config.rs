@@ -271,7 +271,7 @@ fn policies(out: &mut String, node: &Node) {
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         map(&format!("LOOPBACK{digit}"), 10, &own);
     }
-    out.push_str(&advertise::frr::policies(&handover()));
+    out.push_str(&advertise::frr::policies(&handover(node.asn)));
 }
 
 fn prefix<A: std::fmt::Display>((address, length): (A, u8)) -> String {

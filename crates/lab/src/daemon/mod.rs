@@ -27,14 +27,16 @@ use crate::{
 
 pub(crate) use knobs::UPLINK_PREFIXES;
 
-/// What a hypervisor's daemon and its agent agree on in a lab.
-pub(crate) fn handover() -> Handover {
+/// What the daemon and the agent of a hypervisor of that AS agree on in a lab.
+pub(crate) fn handover(asn: u32) -> Handover {
     let v4 = |(address, length)| Ipv4Net::new(address, length).map(IpNet::V4);
     let v6 = |(address, length)| Ipv6Net::new(address, length).map(IpNet::V6);
     let both = |four, six| [v4(four), v6(six)].into_iter().flatten().collect();
     Handover {
         protocol: agent::ROUTE_PROTOCOL,
         metric: agent::ROUTE_METRIC,
+        steps: agent::MIGRATION_PREPEND,
+        asn,
         guests: both(VM_PREFIX4, VM_PREFIX6),
         loopbacks: both(LOOPBACK_PREFIX4, LOOPBACK_PREFIX6),
     }

@@ -56,7 +56,7 @@ fn only_marked_routes_are_announced() {
     // it; a floor without a route above it.
     let strange = "route add 10.252.9.9/32 dev lo\n\
                    route add 2001:db8:252::9:9/128 dev lo\n\
-                   route add 10.252.9.8/32 dev lo proto static metric 7\n\
+                   route add 10.252.9.8/32 dev lo proto static metric 9\n\
                    route add unreachable 10.252.9.7/32 proto 76 metric 3372220415\n\
                    route add unreachable 2001:db8:252::9:7/128 proto 76 metric 3372220415\n";
     let marker = "10.252.9.6/32";

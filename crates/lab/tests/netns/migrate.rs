@@ -2,6 +2,7 @@
 //! whatever happens on the way, it is announced from where it is.
 
 use std::{
+    fs,
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
@@ -187,6 +188,7 @@ fn a_guest_moves_and_keeps_its_connections() {
     is_reached(&guest, &lab);
     assert_eq!(connections.broken(), 0);
 
+    no_packet_is_lost_by_the_announcement(&mut guest, &lab);
     called_off(&mut guest, &lab);
     killed_at_each_step(&mut guest, &lab);
     to_a_host_whose_agent_is_dead(&mut guest, &lab);
@@ -238,6 +240,48 @@ fn who_may_speak_picks_its_connections_up() {
     let (_, broken) = connections.close().unwrap();
     assert!(!broken, "the stream broke");
     lab.down().unwrap();
+}
+
+/// A guest that is about to leave is the last choice while it is the only one, and
+/// no packet notices: neither of its becoming so, step by step, nor when that is
+/// taken back. The switches of its rack have their time between two steps, more
+/// than they need on the busiest machine.
+fn no_packet_is_lost_by_the_announcement(guest: &mut Mobile<'_>, lab: &Guard) {
+    let config = lab.agent_files(HOME).config();
+    let lines = fs::read_to_string(&config).unwrap() + "migration_pause = 5\n";
+    fs::write(&config, lines).unwrap();
+    lab.kill(HOME, PROGRAM).unwrap();
+    lab.restart(HOME).unwrap();
+    lab.wait(LIMIT).unwrap();
+    let far = lab.fabric().vm("vm2-1-1").unwrap();
+    let vm = guest.vm.clone();
+    let specs: Vec<FlowSpec<'_>> = Family::ALL
+        .into_iter()
+        .flat_map(|family| std::iter::repeat_n(family, 8))
+        .map(|family| FlowSpec {
+            from: far,
+            to: &vm,
+            family,
+        })
+        .collect();
+    let probe = Probe::start(lab, &specs, 100).unwrap();
+    let (flows, ()) = probe
+        .around("announced and called off", Duration::from_secs(1), || {
+            guest.begin(OTHER, LIMIT)?;
+            lab.until("the last choice", LIMIT, || {
+                let address = vm.address4.to_string();
+                let route = netns::ip(&lab.namespace(HOME), &["route", "show", &address])?;
+                let last = route.contains("metric 7");
+                Ok((!last).then_some(route).into_iter().collect())
+            })?;
+            std::thread::sleep(Duration::from_secs(1));
+            guest.unbind(OTHER)?;
+            guest.unplug(OTHER)?;
+            guest.bind(HOME, "active", None)?;
+            guest.until(HOME, "active", LIMIT)
+        })
+        .unwrap();
+    assert_eq!(flows.lost, 0, "{flows:#?}");
 }
 
 /// A migration that is called off leaves the guest where it is, however far it

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 pub(crate) fn config() -> Config {
     Config {
         route_metric: 5,
+        leaving_steps: 2,
         loopbacks: vec![
             "10.255.0.1/32".parse().unwrap(),
             "2001:db8:ff::1/128".parse().unwrap(),
@@ -115,6 +116,7 @@ pub(crate) fn views(taps: &BTreeMap<IfName, (Tap, bool)>) -> BTreeMap<IfName, Ta
                     tap,
                     marked: *marked,
                     seen: false,
+                    step: 2,
                 },
             )
         })
@@ -137,7 +139,7 @@ pub(crate) fn announced(objects: &Objects) -> Vec<IpAddr> {
     objects
         .keys()
         .filter_map(|key| match key {
-            Key::Route(prefix, 5 | 6) if !config().loopbacks.contains(prefix) => {
+            Key::Route(prefix, 5..=7) if !config().loopbacks.contains(prefix) => {
                 Some(prefix.addr())
             }
             _ => None,
@@ -164,6 +166,7 @@ pub(crate) fn plan_seen(port: Value, seen: bool) -> Objects {
         tap: &tap,
         marked: false,
         seen,
+        step: 2,
     };
     let port = intent.on_tap(name(0)).map(Arc::clone);
     l2isolate_plan::tap::plan(name(0), Some(&view), port.as_deref(), &config())

@@ -23,6 +23,7 @@ fn entry_with(port: &Value, config: &Config, there: bool) -> Option<Entry> {
         tap: &tap,
         marked: false,
         seen: false,
+        step: 1,
     };
     let port = intent.on_tap(name(0)).map(AsRef::as_ref);
     metadata::plan(name(0), there.then_some(&view), port, config)

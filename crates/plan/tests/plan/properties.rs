@@ -38,7 +38,7 @@ proptest! {
             prop_assert!(port.admin_state_up);
             prop_assert!(taps.contains_key(&port.tap));
             let prefix = address.into();
-            let metric = if port.binding.state == BindingState::Outgoing { 6 } else { 5 };
+            let metric = if port.binding.state == BindingState::Outgoing { 7 } else { 5 };
             prop_assert_eq!(objects.get(&Key::Route(prefix, metric)), Some(&Value::Route(Target::Device(port.tap))));
             prop_assert_eq!(objects.get(&Key::Route(prefix, FLOOR_METRIC)), Some(&Value::Route(Target::Unreachable)));
             prop_assert_eq!(objects.get(&Key::Neighbour(port.tap, address)), Some(&Value::Mac(port.mac)));
@@ -48,7 +48,7 @@ proptest! {
             if let (Key::Sysctl(Knob::TapProxyArp, Some(tap)), Value::Number(1)) = (key, value) {
                 let port = intent.on_tap(*tap).unwrap();
                 for (address, _) in &port.addresses {
-                    let routes = [5, 6].map(|metric| Key::Route((*address).into(), metric));
+                    let routes = [5, 6, 7].map(|metric| Key::Route((*address).into(), metric));
                     prop_assert!(routes.iter().any(|route| objects.contains_key(route)));
                 }
             }

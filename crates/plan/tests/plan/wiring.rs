@@ -92,14 +92,20 @@ fn an_incoming_port_whose_guest_was_seen_is_an_active_one() {
 fn what_is_known_has_one_state() {
     use BindingState::{Active, Incoming, Outgoing};
     let config = crate::common::config();
-    let (usual, last) = (Some(config.route_metric), Some(config.route_metric + 1));
+    let usual = Some(config.route_metric);
     // Binding, seen, carrier; `None`: either.
     let table = [
         (None, None, None, State::Gone, None),
         (Some(Incoming), Some(false), None, State::Incoming, None),
         (Some(Incoming), Some(true), None, State::Live, usual),
         (Some(Active), None, None, State::Active, usual),
-        (Some(Outgoing), None, Some(true), State::Outgoing, last),
+        (
+            Some(Outgoing),
+            None,
+            Some(true),
+            State::Outgoing,
+            usual.map(|m| m + 1),
+        ),
         (Some(Outgoing), None, Some(false), State::Left, None),
     ];
     let either = |given: Option<bool>| given.map_or(vec![false, true], |only| vec![only]);
@@ -107,9 +113,14 @@ fn what_is_known_has_one_state() {
         for seen in either(seen) {
             for carrier in either(carrier) {
                 let state = State::of(binding, seen, carrier);
-                assert_eq!((state, state.announced(&config)), (expected, metric));
+                assert_eq!((state, state.announced(1, &config)), (expected, metric));
             }
         }
+    }
+    // One that leaves by steps; never by more than there are, nor as if it stayed.
+    for (step, above) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
+        let metric = Some(config.route_metric + above);
+        assert_eq!(State::Outgoing.announced(step, &config), metric);
     }
 }
 
@@ -150,6 +161,7 @@ fn a_link_local_gateway_is_not_doubled() {
         tap: &tap,
         marked: false,
         seen: false,
+        step: 1,
     };
     let objects = l2isolate_plan::tap::plan(
         name(0),

@@ -230,7 +230,7 @@ fn a_host_of_bird_is_drained() {
     a_host_is_drained(Flavour::Bird);
 }
 
-/// A guest that leaves by migration is marked, and nobody else; also after the
+/// A guest that leaves by migration is the last choice, and nobody else; also after the
 /// agent was killed, and no more when the migration is called off. It stays
 /// announced all the while, until nobody is behind its tap any more.
 fn who_leaves_is_marked(flavour: Flavour, way: Way) {

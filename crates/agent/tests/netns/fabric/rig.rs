@@ -26,6 +26,18 @@ use nix::{
 
 use crate::harness::{Host, Port, array, run};
 
+/// What is said of a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Usual,
+    /// GRACEFUL_SHUTDOWN (RFC 8326).
+    Drained,
+    /// A path that is longer by two, and of unknown origin.
+    Leaving,
+}
+
+/// The host's AS.
+const ASN: u32 = 4_200_000_010;
 const SWITCHES: [(&str, u32); 2] = [("tor1", 65001), ("tor2", 65002)];
 
 pub(super) struct Rig {
@@ -106,13 +118,15 @@ impl Rig {
         };
         let host = render::Host {
             name: "hv".to_owned(),
-            asn: 4_200_000_010,
+            asn: ASN,
             router_id: "10.255.1.1".parse().unwrap(),
             uplinks: (0..2).map(uplink).collect(),
             way,
             handover: Handover {
                 protocol: 76,
                 metric: 5,
+                steps: 2,
+                asn: ASN,
                 guests: prefixes(["10.252.0.0/16", "2001:db8:252::/64"]),
                 loopbacks: prefixes(["10.255.0.0/16", "2001:db8:ff::/48"]),
             },
@@ -192,51 +206,56 @@ impl Rig {
         end(self.switches.remove(switch));
     }
 
-    /// What a switch has learned: each host prefix, and whether it is marked.
-    pub(super) fn learned(&self, switch: &str) -> BTreeMap<String, bool> {
+    /// What a switch has learned: each host prefix, and what is said of it.
+    pub(super) fn learned(&self, switch: &str) -> BTreeMap<String, Said> {
         let socket = self.host.path(switch).join("bird.ctl");
         let listing = birdc(&socket, "show route where source = RTS_BGP all");
+        let longest = format!("BGP.as_path:{}", format!(" {ASN}").repeat(3));
         let mut learned = BTreeMap::new();
-        let mut last = None;
-        for line in listing.lines() {
+        let (mut last, mut incomplete) = (String::new(), false);
+        for line in listing.lines().map(str::trim_end) {
             if let Some((prefix, _)) = line.split_once(' ')
                 && prefix.contains('/')
             {
                 let host = prefix.trim_end_matches("/32").trim_end_matches("/128");
-                last = Some(host.to_owned());
-                learned.insert(host.to_owned(), false);
-            } else if line.contains("BGP.community") && line.contains("(65535,0)") {
-                last.iter().for_each(|prefix| {
-                    learned.insert(prefix.clone(), true);
-                });
+                host.clone_into(&mut last);
+                incomplete = false;
+                learned.insert(host.to_owned(), Said::Usual);
+            }
+            incomplete |= line.ends_with("BGP.origin: Incomplete");
+            if line.contains("BGP.community") && line.contains("(65535,0)") {
+                learned.insert(last.clone(), Said::Drained);
+            } else if line.ends_with(&longest) && incomplete {
+                learned.insert(last.clone(), Said::Leaving);
             }
         }
         learned
     }
 
     /// Waits until both switches have learned the loopbacks and these ports.
-    pub(super) fn announced(&self, ports: &[&Port], marked: bool) {
+    pub(super) fn announced(&self, ports: &[&Port], drained: bool) {
         let loopbacks = [crate::harness::LOOPBACK4, crate::harness::LOOPBACK6];
         let loopbacks = loopbacks.map(str::to_owned).into_iter();
         let addresses = ports.iter().flat_map(|port| [port.v4(), port.v6()]);
         let all = loopbacks.chain(addresses);
-        self.has_learned(&all.map(|address| (address, marked)).collect());
+        let said = if drained { Said::Drained } else { Said::Usual };
+        self.has_learned(&all.map(|address| (address, said)).collect());
     }
 
     /// Waits until both switches have learned the loopbacks and the first ports
     /// unmarked, the others marked.
-    pub(super) fn announced_with(&self, plain: &[&Port], marked: &[&Port]) {
+    pub(super) fn announced_with(&self, plain: &[&Port], leaving: &[&Port]) {
         let loopbacks = [crate::harness::LOOPBACK4, crate::harness::LOOPBACK6];
-        let mut expected: BTreeMap<String, bool> = BTreeMap::new();
-        expected.extend(loopbacks.map(|address| (address.to_owned(), false)));
-        for (ports, mark) in [(plain, false), (marked, true)] {
+        let mut expected = BTreeMap::new();
+        expected.extend(loopbacks.map(|address| (address.to_owned(), Said::Usual)));
+        for (ports, mark) in [(plain, Said::Usual), (leaving, Said::Leaving)] {
             let addresses = ports.iter().flat_map(|port| [port.v4(), port.v6()]);
             expected.extend(addresses.map(|address| (address, mark)));
         }
         self.has_learned(&expected);
     }
 
-    fn has_learned(&self, expected: &BTreeMap<String, bool>) {
+    fn has_learned(&self, expected: &BTreeMap<String, Said>) {
         let switches: Vec<&str> = self.switches.keys().copied().collect();
         for switch in switches {
             let mut seen = BTreeMap::new();

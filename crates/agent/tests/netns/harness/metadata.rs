@@ -180,9 +180,11 @@ impl Host {
             tap: &tap,
             marked: false,
             seen: false,
+            step: 1,
         };
         let config = Config {
             route_metric: 5,
+            leaving_steps: 2,
             loopbacks: Vec::new(),
             tap_mac: TAP_MAC.parse().unwrap(),
             gateway_link_local: super::LINK_LOCAL.parse().unwrap(),
