@@ -25,11 +25,13 @@ pub(crate) struct Arrivals {
     /// Taps on which the guest was seen while it was expected, with the number
     /// of the device: another one under the same name is another tap.
     seen: BTreeMap<IfName, u32>,
+    /// Who else was heard where a guest is expected.
+    strangers: BTreeMap<IfName, String>,
 }
 
 impl Arrivals {
-    /// Expects nobody. Whose routes of `metric` are there on a tap has been seen
-    /// by an earlier agent: the route is the memory.
+    /// Expects nobody. Whose routes of `metric` are there on a tap with somebody
+    /// behind it has been seen by an earlier agent: the route is the memory.
     pub(crate) fn start<'a>(
         objects: impl Iterator<Item = (&'a Key, &'a Value)>,
         taps: &BTreeMap<IfName, Tap>,
@@ -42,8 +44,11 @@ impl Arrivals {
         Ok(Self {
             expected: arrival::Arrivals::new()?,
             names: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             seen: routed
-                .filter_map(|tap| Some((tap, taps.get(&tap)?.index)))
+                .filter_map(|name| Some((name, taps.get(&name)?)))
+                .filter(|(_, tap)| tap.carrier)
+                .map(|(name, tap)| (name, tap.index))
                 .collect(),
         })
     }
@@ -62,6 +67,7 @@ impl Arrivals {
         });
         let (Some(tap), Some(checked)) = (tap, expected) else {
             self.seen.remove(&name);
+            self.strangers.remove(&name);
             self.forget(name, None);
             return false;
         };
@@ -84,6 +90,18 @@ impl Arrivals {
         false
     }
 
+    /// Nobody has the tap's other end open any more: whoever was seen there isn't
+    /// there now, as when QEMU fails after it has said where its guest is.
+    pub(crate) fn left(&mut self, name: IfName) {
+        self.seen.remove(&name);
+    }
+
+    /// The hardware address from which a frame came on this tap, where another
+    /// one's guest is expected.
+    pub(crate) fn stranger(&self, name: IfName) -> Option<&str> {
+        self.strangers.get(&name).map(String::as_str)
+    }
+
     /// Takes in who was heard; gives the taps whose guests are here now.
     pub(crate) fn listen(&mut self) -> Vec<IfName> {
         let heard = match self.expected.heard() {
@@ -102,6 +120,7 @@ impl Arrivals {
                 Sender::Guest => {
                     info!(tap = %name, "the guest is here");
                     self.names.remove(&index);
+                    self.strangers.remove(&name);
                     self.seen.insert(name, index);
                     here.push(name);
                 }
@@ -112,6 +131,7 @@ impl Arrivals {
                         tap = %name, mac,
                         "a frame from a hardware address that isn't the expected guest's: it moves nothing"
                     );
+                    self.strangers.insert(name, mac);
                 }
             }
         }

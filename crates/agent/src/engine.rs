@@ -36,6 +36,7 @@ use crate::{
     departures::Departures,
     firewall::{Firewall, Stage},
     guests::{self, Guests},
+    peers::Peers,
     report::named_by_nova,
 };
 
@@ -57,6 +58,7 @@ pub(crate) struct Engine {
     arrivals: Arrivals,
     departures: Departures,
     migrations: migrations::Migrations,
+    peers: Peers,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -100,6 +102,7 @@ impl Engine {
             arrivals,
             departures,
             migrations: BTreeMap::new(),
+            peers: Peers::default(),
             intent: Intent::default(),
             complete: false,
             touched: observed.links.keys().copied().collect(),
@@ -277,19 +280,21 @@ impl Engine {
                 let named = self.taps.keys().chain(observed.links.keys());
                 let changed = named.filter(|name| self.taps.get(name) != observed.links.get(name));
                 self.dirty.extend(changed.copied());
-                let risen: Vec<IfName> = observed
-                    .links
-                    .iter()
-                    .filter(|(_, tap)| tap.carrier)
-                    .map(|(name, _)| *name)
-                    .filter(|name| self.taps.get(name).is_some_and(|known| !known.carrier))
-                    .collect();
+                let carrier = |name| self.taps.get(name).map(|known| known.carrier);
+                let changed = observed.links.iter().filter_map(|(name, tap)| {
+                    let before = carrier(name)?;
+                    (before != tap.carrier).then_some((*name, tap.carrier))
+                });
+                let (risen, fallen): (Vec<_>, Vec<_>) = changed.partition(|(_, up)| *up);
                 self.taps = observed.links;
                 if let Some(guests) = &mut self.guests {
                     guests.taps(&self.taps);
                 }
                 self.reconciler.observe_all(started, observed.objects);
-                risen.into_iter().for_each(|tap| self.retell(tap));
+                risen.into_iter().for_each(|(tap, _)| self.retell(tap));
+                fallen
+                    .into_iter()
+                    .for_each(|(tap, _)| self.arrivals.left(tap));
                 debug!(ms = started.elapsed().as_millis(), "observed everything");
             }
             Err(problem) => error!(%problem, "the kernel can't be observed; will try again"),
@@ -309,9 +314,10 @@ impl Engine {
             Event::Link(name, Some(tap)) => {
                 // Of a new device's settings an event of their own tells.
                 let carrier = tap.carrier;
-                let known = self.taps.insert(name, tap);
-                if carrier && known.is_some_and(|known| !known.carrier) {
-                    self.retell(name);
+                match self.taps.insert(name, tap).map(|known| known.carrier) {
+                    Some(false) if carrier => self.retell(name),
+                    Some(true) if !carrier => self.arrivals.left(name),
+                    _ => {}
                 }
                 self.reconciler.hurry(&Owner::Tap(name));
                 self.dirty.insert(name);
@@ -378,6 +384,7 @@ impl Engine {
             self.report(owner, &work);
         }
         self.announce();
+        self.peers.ask(Instant::now());
     }
 
     /// Ends flows that the firewall would refuse today, if it is time to.
@@ -470,13 +477,14 @@ impl Engine {
         let firewall = self.firewall.as_ref().and_then(Firewall::due);
         let guests = self.guests.as_ref().and_then(Guests::due);
         let announcer = self.announcer.as_ref().and_then(Announcer::due);
-        let departures = self.departures.due();
+        let (departures, peers) = (self.departures.due(), self.peers.due());
         let all = [
             self.reconciler.due(now),
             firewall,
             guests,
             announcer,
             departures,
+            peers,
         ];
         all.into_iter().flatten().min()
     }
@@ -491,6 +499,9 @@ impl Engine {
         let seen = known && self.arrivals.plan(name, tap, port.map(AsRef::as_ref));
         let binding = port.map(|checked| checked.port.binding.state);
         let leaves = binding == Some(BindingState::Outgoing);
+        let moves = port.filter(|_| binding != Some(BindingState::Active));
+        let peer = moves.and_then(|checked| checked.port.binding.peer);
+        self.peers.plan(name, peer);
         let step = match known {
             true => self.departures.plan(name, leaves, Instant::now()),
             false => 1,

@@ -17,6 +17,7 @@ mod firewall;
 mod flows;
 mod guests;
 mod logging;
+mod peers;
 mod report;
 mod run;
 mod table;

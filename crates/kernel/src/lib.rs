@@ -31,6 +31,7 @@ mod apply;
 pub mod arrival;
 pub mod conntrack;
 mod decode;
+mod echo;
 mod encode;
 mod error;
 mod event;
@@ -66,6 +67,7 @@ use crate::{
     wire::{Message, Messages},
 };
 pub use crate::{
+    echo::Echo,
     error::{ApplyError, Error, Lost, Refusal},
     event::{Event, Observation},
 };

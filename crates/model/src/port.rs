@@ -162,6 +162,10 @@ impl Port {
                 ),
             ));
         }
+        if let Some(peer) = self.binding.peer.filter(|peer| !unicast(*peer)) {
+            let reason = format!("the peer {peer} can't be a host's address in the underlay");
+            return Err(("binding", reason));
+        }
         let mut addresses: Vec<(IpAddr, Arc<Subnet>)> = Vec::with_capacity(self.addresses.len());
         for FixedAddress {
             address,
@@ -200,12 +204,7 @@ impl Port {
                 format!("{address} is the gateway of subnet {}", subnet.id),
             ));
         }
-        let bad = address.is_unspecified()
-            || address.is_multicast()
-            || address.is_loopback()
-            || matches!(address, IpAddr::V6(v6) if is_link_local(v6))
-            || matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-        if bad {
+        if !unicast(address) {
             return Err((field, format!("{address} can't be routed to a guest")));
         }
         if address.is_ipv6() && self.mtu < MTU_IPV6 {
@@ -219,6 +218,15 @@ impl Port {
         }
         Ok(())
     }
+}
+
+/// Whether packets can be routed to one holder of the address.
+fn unicast(address: IpAddr) -> bool {
+    let special = match address {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        IpAddr::V6(v6) => is_link_local(v6),
+    };
+    !(special || address.is_unspecified() || address.is_multicast() || address.is_loopback())
 }
 
 /// A virtual machine's network interface.

@@ -21,13 +21,13 @@
 //! | binding `active` | active | active | active | = | active | active |
 //! | binding `outgoing` | outgoing | outgoing | outgoing | outgoing | = | = |
 //! | binding deleted | = | gone | gone | gone | gone | gone |
-//! | the tap's carrier goes | gone | incoming | live | active | left | = |
+//! | the tap's carrier goes | gone | incoming | incoming | active | left | = |
 //! | the tap's carrier comes | gone | incoming | live | active | = | outgoing |
 //! | tap deleted, made anew | gone | incoming | incoming | active | left, outgoing | left, outgoing |
 //! | agent killed, started anew | gone | incoming | live | active | outgoing | left |
 //!
 //! "Seen" is kept where it can't be lost: in the kernel, as the installed route,
-//! which goes with its tap. The route of a guest that leaves has other metrics
+//! which goes with its tap, and is forgotten when nobody is behind that any more. The route of a guest that leaves has other metrics
 //! (it is also how a routing daemon that reads the kernel knows), so it is no
 //! such memory for one that comes back; they say how far it has come.
 //!

@@ -1,10 +1,10 @@
 //! Where each port is in a live migration, for those who look: it follows from
 //! what is known ([`State::of`]); kept is only since when.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use l2isolate_model::{IfName, problem::Problem};
+use l2isolate_model::{IfName, port::Port, problem::Problem};
 use l2isolate_plan::migration::State;
 use tracing::info;
 
@@ -46,6 +46,25 @@ impl Engine {
     /// Migrations that don't come to their end.
     pub(crate) fn migration_problems(&self) -> Vec<Problem> {
         let now = Timestamp::now();
+        let strangers = self.migrations.keys().filter_map(|tap| {
+            let mac = self.arrivals.stranger(*tap)?;
+            let port = &self.intent.on_tap(*tap)?.port;
+            let reason = format!(
+                "a frame from {mac} came by {tap}, where the guest {} is expected: it moves \
+                 nothing; see who is behind that tap",
+                port.mac
+            );
+            Some((port, "mac", reason))
+        });
+        let silent = self.migrations.keys().filter_map(|tap| {
+            let peer = self.peers.silent(*tap)?;
+            let port = &self.intent.on_tap(*tap)?.port;
+            let reason = format!(
+                "the host at the other end of its migration, {peer}, doesn't answer pings: see \
+                 whether it is there, and whether that is its address"
+            );
+            Some((port, "binding", reason))
+        });
         let stuck = self.migrations.iter().filter_map(|(tap, (state, since))| {
             let seconds = now.as_second() - since.as_second();
             let port = &self.intent.on_tap(*tap)?.port;
@@ -65,13 +84,15 @@ impl Engine {
                 ),
                 _ => return None,
             };
-            Some(Problem {
-                origin: String::new(),
-                object: format!("port {}", port.id),
-                field: "binding".to_owned(),
-                reason,
-            })
+            Some((port, "binding", reason))
         });
-        stuck.collect()
+        let all = strangers.chain(silent).chain(stuck);
+        let problem = |(port, field, reason): (&Arc<Port>, &str, String)| Problem {
+            origin: String::new(),
+            object: format!("port {}", port.id),
+            field: field.to_owned(),
+            reason,
+        };
+        all.map(problem).collect()
     }
 }

@@ -82,6 +82,7 @@ fn a_new_port_that_is_wrong_is_reported_and_not_wired() {
     let new = Port::new(9);
     let first = &sound.ports[0];
     let address = |address: &str| new.with_addresses(&[(address, "net4")]);
+    let peer = |peer: &str| new.with("binding", json!({"state": "outgoing", "peer": peer}));
     let younger = |port: &Port| port.with("created", "2026-11-23T06:00:00Z");
     let cases = [
         (new.with("mac", "02:00:00:00:zz:01"), "mac", ""),
@@ -106,6 +107,9 @@ fn a_new_port_that_is_wrong_is_reported_and_not_wired() {
         (new.with("mtu", 1000), "mtu", "IPv6"),
         (new.with("mtu", "big"), "mtu", ""),
         (new.with("created", "yesterday"), "created", ""),
+        (peer("hv2"), "binding", ""),
+        (peer("224.0.0.1"), "binding", "can't be a host's"),
+        (peer("fe80::1"), "binding", "can't be a host's"),
         (younger(&new.with("tap", first.tap())), "tap", first.id()),
         (younger(&address(&first.v4())), "address", first.id()),
         // Made at the same time: the smaller id has it.

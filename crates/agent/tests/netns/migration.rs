@@ -1,6 +1,9 @@
 //! A guest that arrives by live migration: from when on it is announced.
 
-use crate::harness::{Guest, Host, Port};
+use l2isolate_lab::netns;
+use serde_json::{Value, json};
+
+use crate::harness::{Arp, Guest, Host, OUTSIDE4, Port, claim_neighbour, with_carrier};
 
 /// A host with a guest that is expected and hasn't said anything, and its port.
 fn expecting() -> (Host, Guest, Port) {
@@ -40,8 +43,58 @@ fn a_guest_is_live_from_its_first_frame() {
     assert!(two.reaches(&one.port.v6()));
 }
 
-/// Somebody else's frame on the tap moves nothing, and is named in the log; the
-/// guest's own still does.
+/// The smallest signs of a guest, each as the first frame and the only one: an
+/// announcement of its address by ARP (RFC 5227), and an unsolicited neighbour
+/// advertisement (RFC 4861).
+#[test]
+fn any_first_frame_makes_a_guest_live() {
+    let (host, one, incoming) = expecting();
+    // Nothing goes out that isn't sent here.
+    netns::sysctl(&one.namespace, &[("ipv6.conf.eth0.disable_ipv6", "1")]).unwrap();
+    one.ip(&format!("link set eth0 address {}", one.port.mac()));
+    let (v4, v6) = (one.port.v4(), one.port.v6().parse().unwrap());
+    let by_arp = || Arp::open(&one.namespace, "eth0").request(&v4, &v4);
+    let by_nd = || claim_neighbour(&one.namespace, "eth0", &[(v6, v6, false)]);
+    for say in [&by_arp as &dyn Fn(), &by_nd] {
+        one.ip("link set eth0 up");
+        host.until("somebody is behind the tap", || {
+            with_carrier(&host.hv).contains(one.port.tap())
+        });
+        host.settled();
+        assert_eq!(host.migration(&one.port), "incoming");
+        say();
+        host.wired(&[&incoming.seen()]);
+        one.pause();
+        host.wired(&[&incoming]);
+    }
+}
+
+/// QEMU may say where its guest is and fail then. It ends, nobody is behind the
+/// tap any more, and the guest is taken back: it is announced from its source
+/// alone, which had never stopped to, and here again when it comes after all. So
+/// is it after a restart meanwhile.
+#[test]
+fn a_guest_that_fails_after_its_first_frame_is_taken_back() {
+    let (mut host, one, incoming) = expecting();
+    one.set_up();
+    host.wired(&[&incoming.seen()]);
+    one.pause();
+    host.wired(&[&incoming]);
+    host.until("it is expected again", || {
+        host.migration(&one.port) == "incoming"
+    });
+    one.set_up();
+    host.wired(&[&incoming.seen()]);
+    host.kill();
+    one.pause();
+    host.start();
+    host.wired(&[&incoming]);
+    one.set_up();
+    host.wired(&[&incoming.seen()]);
+}
+
+/// Somebody else's frame on the tap moves nothing, and is named; the guest's own
+/// still does.
 #[test]
 fn a_stranger_on_the_tap_is_no_arrival() {
     let (host, one, incoming) = expecting();
@@ -50,10 +103,49 @@ fn a_stranger_on_the_tap_is_no_arrival() {
     host.until("the stranger is named", || {
         host.log().contains("02:00:00:00:99:99")
     });
+    let named = |host: &Host| {
+        let problems = host.status()["problems"].clone();
+        let problems: Vec<Value> = problems.as_array().cloned().unwrap_or_default();
+        problems.iter().any(|problem| {
+            let object = problem["object"].as_str().unwrap_or_default();
+            let reason = problem["reason"].as_str().unwrap_or_default();
+            object.contains(one.port.id()) && reason.contains("02:00:00:00:99:99")
+        })
+    };
+    assert!(named(&host), "{}", host.status());
     host.wired(&[&incoming]);
     one.pause();
     one.set_up();
     host.wired(&[&incoming.seen()]);
+    assert!(!named(&host), "{}", host.status());
+}
+
+/// The host at the other end is asked whether it is there. One that isn't is named,
+/// until it answers or the migration is over; nothing else follows from it.
+#[test]
+fn a_peer_that_does_not_answer_is_named() {
+    let (host, one, incoming) = expecting();
+    let from = |peer: &str, revision: u32| {
+        let binding = json!({"state": "incoming", "peer": peer});
+        incoming.with("binding", binding).with("revision", revision)
+    };
+    let nobody = "198.51.100.77";
+    let named = || {
+        let problems = host.status()["problems"].to_string();
+        problems.contains(nobody) && problems.contains(one.port.id())
+    };
+    host.write(&from(nobody, 2));
+    host.until("it is named", named);
+    host.wired(&[&incoming]);
+    one.set_up();
+    host.wired(&[&incoming.seen()]);
+    host.write(&from(OUTSIDE4, 3));
+    host.until("who answers isn't", || !named());
+    host.write(&from(nobody, 4));
+    host.until("it is named again", named);
+    host.write(&one.port.with("revision", 5));
+    host.until("it is over", || !named());
+    host.wired(&[&one.port]);
 }
 
 /// A tap that is made anew is another one: who was seen on the old one, as in a

@@ -310,6 +310,8 @@ fn called_off(guest: &mut Mobile<'_>, lab: &Guard) {
     // QEMU there fails at its first step; the one here goes on.
     guest.jump(HOME).unwrap();
     guest.unplug(OTHER).unwrap();
+    is_announced_by(guest, lab, &[HOME]);
+    is_reached(guest, lab);
     guest.unbind(OTHER).unwrap();
     guest.bind(HOME, "active", None).unwrap();
     is_announced_by(guest, lab, &[HOME]);

@@ -49,6 +49,7 @@ fn story(release: Release) {
     what_operators_see(&cloud, &hv1);
     a_restart_of_the_agent(&cloud, &hv1, &one, &two);
     let one = a_migration(&cloud, one, [&hv1, &hv2], &two);
+    services_after_a_migration(&cloud, &hv2, &one);
     a_deletion(&cloud, &hv2, two);
     a_server_and_a_broker_that_die(&cloud, &hv1, &one, &group);
     cloud.down();
@@ -170,6 +171,14 @@ fn a_migration(cloud: &Cloud, guest: Guest, [from, to]: [&str; 2], other: &Guest
     });
     assert_eq!(cloud.ports_of(to).len(), 2);
     guest
+}
+
+/// The new host serves the guest as the old one did, at once: its lease is
+/// renewed, and Nova is asked in its name.
+fn services_after_a_migration(cloud: &Cloud, host: &str, guest: &Guest) {
+    let renewed = services::renew(guest).unwrap();
+    assert_eq!(renewed.address.to_string(), guest.addresses[0]);
+    metadata(cloud, host, guest);
 }
 
 /// Nova takes the tap away and deletes the port.

@@ -65,12 +65,26 @@ pub(super) fn metadata(guest: &Guest) -> Value {
 
 /// The lease that a guest gets, if it gets one.
 pub(super) fn lease(guest: &Guest) -> Option<dhcp::Answer> {
-    let octets: Vec<u8> = guest
-        .mac
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
-    let mac = octets.try_into().unwrap();
-    let mut client = dhcp::Client::open(&guest.namespace, "eth0", mac).unwrap();
+    let mut client = dhcp::Client::open(&guest.namespace, "eth0", mac(guest)).unwrap();
     client.lease(Duration::from_millis(500), Duration::from_secs(5))
+}
+
+/// What comes of a guest's request for the lease that it has, on the second try or
+/// the tenth: it asks whoever is there, as when its own server doesn't answer
+/// (RFC 2131, 4.4.5).
+pub(super) fn renew(guest: &Guest) -> Option<dhcp::Answer> {
+    let address = guest.addresses[0].parse().unwrap();
+    let mut client = dhcp::Client::open(&guest.namespace, "eth0", mac(guest)).unwrap();
+    let answer = (0..10).find_map(|_| {
+        client
+            .send_from(dhcp::REQUEST, mac(guest), address, &[])
+            .unwrap();
+        client.answer(Duration::from_secs(1))
+    });
+    answer.filter(|answer| answer.kind == dhcp::ACK)
+}
+
+fn mac(guest: &Guest) -> [u8; 6] {
+    let parsed: l2isolate_model::Mac = guest.mac.parse().unwrap();
+    parsed.bytes()
 }
