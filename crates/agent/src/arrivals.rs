@@ -1,10 +1,12 @@
 //! Guests that are expected by live migration: waited for on their taps, and
-//! remembered once they were seen. [`l2isolate_plan::migration`] says what
+//! remembered once they were seen; and those that have stopped to go on elsewhere,
+//! until they are heard here again. [`l2isolate_plan::migration`] says what
 //! follows from it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -27,16 +29,38 @@ pub(crate) struct Arrivals {
     seen: BTreeMap<IfName, u32>,
     /// Who else was heard where a guest is expected.
     strangers: BTreeMap<IfName, String>,
+    /// The same of guests that have stopped there to go on elsewhere.
+    stopped: BTreeMap<IfName, u32>,
+    /// Addresses of guests that an earlier agent had followed: their routes by the
+    /// tunnel are the memory, until it is known whose they are.
+    followed: BTreeSet<IpAddr>,
+}
+
+/// What is known of a tap's guest by its own frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// It was expected, and was seen.
+    pub(crate) seen: bool,
+    /// It has stopped, and wasn't heard since.
+    pub(crate) stopped: bool,
 }
 
 impl Arrivals {
     /// Expects nobody. Whose routes of `metric` are there on a tap with somebody
-    /// behind it has been seen by an earlier agent: the route is the memory.
+    /// behind it has been seen by an earlier agent, and whose routes are by the
+    /// tunnel has been followed: the route is the memory.
     pub(crate) fn start<'a>(
-        objects: impl Iterator<Item = (&'a Key, &'a Value)>,
+        objects: impl Iterator<Item = (&'a Key, &'a Value)> + Clone,
         taps: &BTreeMap<IfName, Tap>,
         metric: u32,
     ) -> io::Result<Self> {
+        let followed = objects
+            .clone()
+            .filter_map(|(key, value)| match (key, value) {
+                (Key::Route(prefix, _), Value::Route(Target::Tunnel { .. })) => Some(prefix.addr()),
+                _ => None,
+            });
+        let followed = followed.collect();
         let routed = objects.filter_map(|(key, value)| match (key, value) {
             (Key::Route(_, m), Value::Route(Target::Device(tap))) if *m == metric => Some(*tap),
             _ => None,
@@ -50,31 +74,49 @@ impl Arrivals {
                 .filter(|(_, tap)| tap.carrier)
                 .map(|(name, tap)| (name, tap.index))
                 .collect(),
+            stopped: BTreeMap::new(),
+            followed,
         })
     }
 
-    /// Whether the guest of a tap was seen there. Waits for it if not, if the port
-    /// is expected; forgets it once it is another's affair. `port` is `None` only
-    /// if it is known that there is none.
+    /// What is known of the guest of a tap. Waits for its frames if they would say
+    /// more; forgets what is another's affair by now. `port` is `None` only if it is
+    /// known that there is none.
     pub(crate) fn plan(
         &mut self,
         name: IfName,
         tap: Option<&Tap>,
         port: Option<&CheckedPort>,
-    ) -> bool {
-        let expected = port.filter(|checked| {
-            checked.port.admin_state_up && checked.port.binding.state == BindingState::Incoming
-        });
-        let (Some(tap), Some(checked)) = (tap, expected) else {
+    ) -> Known {
+        let port = port.filter(|checked| checked.port.admin_state_up);
+        let is = |state| port.is_some_and(|checked| checked.port.binding.state == state);
+        let index = tap.map(|tap| tap.index);
+        // A tap that nobody has open says as much by itself; whoever opens it again
+        // runs there.
+        let open = tap.filter(|tap| tap.carrier).map(|tap| tap.index);
+        let addresses = port.iter().flat_map(|checked| &checked.addresses);
+        let remembered = addresses.filter(|(address, _)| self.followed.remove(address));
+        if remembered.count() > 0
+            && let Some(index) = open
+        {
+            self.stopped.insert(name, index);
+        }
+        if !is(BindingState::Incoming) || self.seen.get(&name).copied() != index {
             self.seen.remove(&name);
+        }
+        if !is(BindingState::Outgoing) || self.stopped.get(&name).copied() != open {
+            self.stopped.remove(&name);
+        }
+        let known = Known {
+            seen: self.seen.contains_key(&name),
+            stopped: self.stopped.contains_key(&name),
+        };
+        let waits = known.stopped || is(BindingState::Incoming) && !known.seen;
+        let (Some(tap), Some(checked)) = (tap, port.filter(|_| waits)) else {
             self.strangers.remove(&name);
             self.forget(name, None);
-            return false;
+            return known;
         };
-        if self.seen.get(&name) == Some(&tap.index) {
-            return true;
-        }
-        self.seen.remove(&name);
         self.forget(name, Some(tap.index));
         match self.expected.expect(tap.index, checked.port.mac) {
             Ok(()) => {
@@ -87,7 +129,17 @@ impl Arrivals {
                 warn!(port, tap = %name, %error, "can't wait for the guest's first frame");
             }
         }
-        false
+        known
+    }
+
+    /// The guest of a tap, whose port leaves, has stopped there to go on elsewhere.
+    pub(crate) fn stopped(&mut self, name: IfName, tap: &Tap) {
+        self.stopped.insert(name, tap.index);
+    }
+
+    /// It goes on there after all.
+    pub(crate) fn resumed(&mut self, name: IfName) {
+        self.stopped.remove(&name);
     }
 
     /// Nobody has the tap's other end open any more: whoever was seen there isn't
@@ -121,7 +173,10 @@ impl Arrivals {
                     info!(tap = %name, "the guest is here");
                     self.names.remove(&index);
                     self.strangers.remove(&name);
-                    self.seen.insert(name, index);
+                    // Of one that had stopped it says that it hasn't.
+                    if self.stopped.remove(&name).is_none() {
+                        self.seen.insert(name, index);
+                    }
                     here.push(name);
                 }
                 Sender::Stranger(bytes) => {

@@ -130,6 +130,7 @@ mod tests {
             metadata: false,
             manage_host: false,
             connections: None,
+            tunnel: None,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod announce;
 mod apply;
 mod migrations;
+mod tunnel;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +33,7 @@ use apply::Work;
 
 use crate::{
     announcer::Announcer,
-    arrivals::Arrivals,
+    arrivals::{Arrivals, Known},
     departures::Departures,
     firewall::{Firewall, Stage},
     guests::{self, Guests},
@@ -59,6 +60,8 @@ pub(crate) struct Engine {
     departures: Departures,
     migrations: migrations::Migrations,
     peers: Peers,
+    /// Names of the interfaces to switches.
+    uplinks: Vec<IfName>,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -103,6 +106,7 @@ impl Engine {
             departures,
             migrations: BTreeMap::new(),
             peers: Peers::default(),
+            uplinks: Vec::new(),
             intent: Intent::default(),
             complete: false,
             touched: observed.links.keys().copied().collect(),
@@ -314,7 +318,9 @@ impl Engine {
             Event::Link(name, Some(tap)) => {
                 // Of a new device's settings an event of their own tells.
                 let carrier = tap.carrier;
-                match self.taps.insert(name, tap).map(|known| known.carrier) {
+                let known = self.taps.insert(name, tap);
+                self.measure_underlay(name);
+                match known.map(|known| known.carrier) {
                     Some(false) if carrier => self.retell(name),
                     Some(true) if !carrier => self.arrivals.left(name),
                     _ => {}
@@ -324,11 +330,18 @@ impl Engine {
             }
             Event::Link(name, None) => {
                 self.taps.remove(&name);
+                self.measure_underlay(name);
                 self.dirty.insert(name);
             }
             Event::Object(key, value) => {
                 let routed = match value.or_else(|| self.reconciler.observed().get(&key).copied()) {
                     Some(Value::Route(Target::Device(tap))) => Some(tap),
+                    Some(Value::Route(Target::Tunnel { .. })) => {
+                        match self.reconciler.owner(&key) {
+                            Some(Owner::Tap(tap)) => Some(*tap),
+                            _ => None,
+                        }
+                    }
                     _ => None,
                 };
                 let device = key.device().or(routed);
@@ -338,7 +351,7 @@ impl Engine {
                     .extend(device.filter(|tap| self.intent.on_tap(*tap).is_none()));
             }
             Event::SysctlsDirty(name) => {
-                if self.reconciler.wants_anything(&Owner::Tap(name)) {
+                if self.reconciler.wants_anything(&Owner::Tap(name)) || name == IfName::TUNNEL {
                     self.read_settings(name);
                 }
             }
@@ -496,7 +509,11 @@ impl Engine {
         let tap = self.taps.get(&name);
         // Before the intent is complete a tap may have a port all the same.
         let known = self.complete || port.is_some();
-        let seen = known && self.arrivals.plan(name, tap, port.map(AsRef::as_ref));
+        let of_guest = if known {
+            self.arrivals.plan(name, tap, port.map(AsRef::as_ref))
+        } else {
+            Known::default()
+        };
         let binding = port.map(|checked| checked.port.binding.state);
         let leaves = binding == Some(BindingState::Outgoing);
         let moves = port.filter(|_| binding != Some(BindingState::Active));
@@ -508,7 +525,8 @@ impl Engine {
         };
         let view = tap.map(|tap| TapView {
             tap,
-            seen,
+            seen: of_guest.seen,
+            stopped: of_guest.stopped,
             step,
             marked: self.complete && self.marked(name),
         });
@@ -521,13 +539,14 @@ impl Engine {
         let objects =
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
         let owner = Owner::Tap(name);
-        let first = !objects.is_empty() && !self.reconciler.wants_anything(&owner);
-        let carrier = tap.is_some_and(|tap| tap.carrier);
+        let first = tap.is_some() && !objects.is_empty() && !self.reconciler.wants_anything(&owner);
+        let of_port = port.map(|checked| checked.port.as_ref());
+        let state = State::of_port(of_port, view.as_ref(), &self.config);
         self.reconciler.want(&owner, objects);
         if first {
             self.read_settings(name);
         }
-        self.is_in(name, State::of(binding, seen, carrier));
+        self.is_in(name, state);
     }
 
     /// Whether objects of ours are on the tap.

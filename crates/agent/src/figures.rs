@@ -14,7 +14,6 @@ const DAEMONS: [&str; 4] = ["bird", "bgpd", "zebra", "gobgpd"];
 pub(crate) fn of(config: &Config, status: &StatusReport) -> Map<String, Value> {
     let ports: usize = status.ports.values().sum();
     let daemons = routing_daemons();
-    let first = config.loopbacks.first().map(|net| net.addr());
     let figures = json!({
         "version": status.version,
         "started": status.started,
@@ -27,7 +26,7 @@ pub(crate) fn of(config: &Config, status: &StatusReport) -> Map<String, Value> {
         "taps_without_intent": status.stray_taps.len(),
         "firewall": status.firewall.is_some(),
         "routing_daemons": daemons,
-        "underlay_address": config.underlay_address.0.or(first),
+        "underlay_address": config.underlay(),
     });
     match figures {
         Value::Object(mut figures) => {

@@ -10,6 +10,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,7 @@ use l2isolate_model::{
     problem::Problem,
 };
 use l2isolate_plan::filter::{
-    Counters, FilterConfig, FilterRules, Owner, Plan, Planner, address_of, base, left,
+    Counters, FilterConfig, FilterRules, Owner, Plan, Planner, address_of, base, left, peers,
 };
 use l2isolate_reconcile::{Change, Reconciler};
 use tracing::{debug, error, info, warn};
@@ -39,6 +40,9 @@ pub(crate) struct Firewall {
     reconciler: Reconciler<FilterRules>,
     /// Absent in whoever only installs the base.
     flows: Option<Flows>,
+    /// The other end of each tap's last migration, which may still have something
+    /// for a guest that it knows to be here by now.
+    peers: BTreeMap<IfName, IpAddr>,
     complete: bool,
     /// What is observed may not be what is there.
     stale: bool,
@@ -73,6 +77,7 @@ impl Firewall {
             planner: Planner::new(config),
             reconciler,
             flows: None,
+            peers: BTreeMap::new(),
             complete: false,
             stale: false,
             disturbed: 0,
@@ -143,6 +148,7 @@ impl Firewall {
             }
         }
         self.remember_left();
+        self.meet_peers(intent, outcome);
         for problem in self.planner.problems().filter(|p| !before.contains(p)) {
             warn!(%problem, "a rule can't be expressed");
         }
@@ -168,6 +174,24 @@ impl Firewall {
         if let Some(flows) = &self.flows {
             self.reconciler.want(&Owner::Left, left(flows.left()));
         }
+    }
+
+    /// Opens the tunnel to the hosts at the other ends of migrations.
+    fn meet_peers(&mut self, intent: &Intent, outcome: &Outcome) {
+        if self.planner.config().tunnel.is_none() {
+            return;
+        }
+        for tap in &outcome.taps {
+            let binding = intent.on_tap(*tap).map(|checked| checked.port.binding);
+            match binding.map(|binding| binding.peer) {
+                Some(Some(peer)) => drop(self.peers.insert(*tap, peer)),
+                // The migration is over, and what it has sent on may still come.
+                Some(None) => {}
+                None => drop(self.peers.remove(tap)),
+            }
+        }
+        let all = self.peers.values().copied();
+        self.reconciler.want(&Owner::Peers, peers(all));
     }
 
     /// Takes events in.
@@ -298,7 +322,7 @@ impl Firewall {
             (Some((tap, _)), Owner::Profile(_)) => {
                 self.planner.taps_judged_by(owner).contains(&tap)
             }
-            (Some(_), Owner::Base | Owner::Addresses(_) | Owner::Left) => false,
+            (Some(_), Owner::Base | Owner::Addresses(_) | Owner::Left | Owner::Peers) => false,
         };
         let wanted = self
             .reconciler

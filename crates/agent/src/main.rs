@@ -24,7 +24,9 @@ mod table;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use control::{Event, Subject};
 
 /// Virtual machines as /32 and /128 routes: no bridge, no VLAN, no overlay.
 #[derive(Parser)]
@@ -88,6 +90,21 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         wait: u64,
     },
+    /// Say that a guest that leaves by live migration has stopped here: what comes
+    /// for it goes after it from now on.
+    GuestStopped {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(flatten)]
+        guest: Guest,
+    },
+    /// Say that it goes on here after all.
+    GuestResumed {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(flatten)]
+        guest: Guest,
+    },
     /// Print the firewall that the agent wants, as `nft -f` would read it.
     ShowNft {
         #[command(flatten)]
@@ -128,6 +145,33 @@ struct Ask {
     json: bool,
 }
 
+/// Which guest.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Guest {
+    /// The one on this tap.
+    #[arg(long, value_name = "NAME")]
+    tap: Option<l2isolate_model::IfName>,
+    /// The one with this port.
+    #[arg(long, value_name = "ID")]
+    port: Option<l2isolate_model::PortId>,
+    /// All ports of this instance: libvirt's UUID of the domain.
+    #[arg(long, value_name = "UUID")]
+    instance: Option<String>,
+}
+
+impl Guest {
+    fn subject(self) -> Option<Subject> {
+        let (tap, port) = (self.tap.map(Subject::Tap), self.port.map(Subject::Port));
+        tap.or(port).or(self.instance.map(Subject::Instance))
+    }
+
+    fn tell(self, ask: &Ask, event: Event) -> anyhow::Result<ExitCode> {
+        let subject = self.subject().context("no guest is named")?;
+        commands::guest::run(&ask.socket, event, subject, ask.json)
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent { config_file } => commands::agent::run(&config_file),
@@ -143,6 +187,8 @@ fn main() -> ExitCode {
             commands::drain::run(&ask.socket, Some(prepend), wait, ask.json)
         }
         Command::Undrain { ask, wait } => commands::drain::run(&ask.socket, None, wait, ask.json),
+        Command::GuestStopped { ask, guest } => guest.tell(&ask, Event::Stopped),
+        Command::GuestResumed { ask, guest } => guest.tell(&ask, Event::Resumed),
         Command::ShowNft { ask, port } => commands::show_nft::run(&ask.socket, port, ask.json),
         Command::BaseFilter { config_file } => commands::base_filter::run(&config_file),
         Command::RenderBgp(options) => commands::render_bgp::run(&options),

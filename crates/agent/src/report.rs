@@ -406,7 +406,7 @@ pub(crate) fn status(
         .observed()
         .iter()
         .filter(|(key, value)| {
-            matches!((key, value), (Key::Route(_, m), Value::Route(Target::Device(_)))
+            matches!((key, value), (Key::Route(_, m), Value::Route(Target::Device(_) | Target::Tunnel { .. }))
             if standing(*m).is_some())
         });
     let loopbacks = engine.config().loopbacks.len();

@@ -24,7 +24,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use l2isolate_kernel::{Kernel, nft};
 use l2isolate_model::{
-    PortId,
+    IfName, PortId,
     document::ObjectId,
     intent::{Change, Outcome},
 };
@@ -40,7 +40,7 @@ use tracing::{error, info, warn};
 use crate::{
     announcer::Announcer,
     config::Config,
-    control::{Answer, Request, server},
+    control::{Answer, Request, Subject, server},
     engine::Engine,
     figures,
     firewall::Firewall,
@@ -104,7 +104,8 @@ impl Agent {
         let kernel = Kernel::open(l2isolate_kernel::Config::new(config.route_protocol)).context(
             "the kernel's network configuration can't be opened; the agent needs CAP_NET_ADMIN",
         )?;
-        let mut engine = Engine::start(kernel, config.plan(), config.migration_pause)?;
+        let engine = Engine::start(kernel, config.plan(), config.migration_pause)?;
+        let mut engine = engine.with_uplinks(&config.uplinks.0);
         if config.firewall {
             engine = engine.with_firewall(Firewall::start(config.filter())?.with_flows()?);
         }
@@ -316,6 +317,10 @@ impl Agent {
                 Ok(text) => serde_json::to_value(text),
                 Err(error) => return Answer::Error(error),
             },
+            Request::Guest { event, subject } => {
+                let taps = self.taps_of(&subject);
+                serde_json::to_value(self.engine.told_of_guests(&taps, event))
+            }
             Request::Diff => serde_json::to_value(report::differences(&self.engine)),
             // Answered when the daemon has.
             Request::Verify => return Answer::Error("not answered here".to_owned()),
@@ -335,6 +340,18 @@ impl Agent {
             }
         };
         value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok)
+    }
+
+    /// The taps of the ports in force here that are spoken of.
+    fn taps_of(&self, subject: &Subject) -> Vec<IfName> {
+        let ports = self.engine.intent().ports();
+        let ports = ports.filter_map(|(_, entry)| Some(&entry.effective()?.port));
+        let meant = ports.filter(|port| match subject {
+            Subject::Tap(tap) => port.tap == *tap,
+            Subject::Port(id) => port.id == *id,
+            Subject::Instance(instance) => port.instance.as_ref() == Some(instance),
+        });
+        meant.map(|port| port.tap).collect()
     }
 
     /// Looks at the kernel while the routing daemon is read back.

@@ -46,7 +46,7 @@ impl Kernel {
         for (place, change) in changes.iter().enumerate() {
             let alone = match change {
                 Change::Set(Key::Sysctl(..), _) => true,
-                Change::Delete(key) => !matches!(key, Key::Route(..)),
+                Change::Delete(key) => Slot::of(key).is_none(),
                 Change::Set(..) => false,
             };
             if alone {
@@ -99,9 +99,21 @@ impl Kernel {
             (Key::Neighbour(tap, ip), Value::Mac(mac)) => {
                 Some(encode::set_neighbour(index(*tap)?, *ip, *mac, protocol))
             }
-            (Key::Route(prefix, metric), Value::Route(target)) => {
-                return self.set_route(change, (*prefix, *metric), *target);
+            (Key::Tunnel, Value::Tunnel { port }) => {
+                // A port can't be changed.
+                let old = self.mirror.tunnel().map(encode::delete_link);
+                return Ok(old
+                    .into_iter()
+                    .chain([encode::create_tunnel(*port)])
+                    .collect());
             }
+            (Key::TunnelRule(family), Value::Rule) => {
+                Some(encode::tunnel_rule(true, *family, protocol))
+            }
+            (key, Value::Route(target)) => match Slot::of(key) {
+                Some(slot) => return self.set_route(change, slot, *target),
+                None => None,
+            },
             _ => None,
         };
         let nonsense = || Refusal {
@@ -122,6 +134,7 @@ impl Kernel {
         let protocol = self.config.protocol;
         let index = match target {
             Target::Device(name) => Some(self.index(change, name)?),
+            Target::Tunnel { .. } => Some(self.index(change, IfName::TUNNEL)?),
             Target::Unreachable => None,
         };
         let set = encode::set_route(slot, target, index, protocol);
@@ -140,8 +153,15 @@ impl Kernel {
         key: &Key,
     ) -> Result<Vec<Request>, ApplyError> {
         let request = match *key {
-            Key::Route(prefix, metric) => {
-                let (slot, protocol) = ((prefix, metric), self.config.protocol);
+            Key::Tunnel => self.mirror.tunnel().map(encode::delete_link),
+            Key::TunnelRule(family) => {
+                Some(encode::tunnel_rule(false, family, self.config.protocol))
+            }
+            Key::Route(..) | Key::Delivery(_) => {
+                let protocol = self.config.protocol;
+                let Some(slot) = Slot::of(key) else {
+                    return Ok(Vec::new());
+                };
                 let delete = encode::delete_route(slot, protocol);
                 // BIRD passes over what is said of a route without carrier, also
                 // that it goes: it would announce it until its next scan.
@@ -248,12 +268,10 @@ impl Kernel {
         let refusal = match answer {
             Ok(Ok(())) => {
                 match change {
-                    Change::Set(Key::Route(prefix, metric), _) => {
-                        self.mirror.settle((*prefix, *metric));
-                    }
-                    Change::Set(key, value) => {
-                        self.told.extend(self.mirror.became(*key, *value));
-                    }
+                    Change::Set(key, value) => match Slot::of(key) {
+                        Some(slot) => self.mirror.settle(slot),
+                        None => self.told.extend(self.mirror.became(*key, *value)),
+                    },
                     Change::Delete(_) => {}
                 }
                 return Ok(());
@@ -264,8 +282,10 @@ impl Kernel {
         match (change, refusal.errno) {
             (Change::Delete(_), errno) if gone(errno) => Ok(()),
             // Ours is there, and somebody's before it: the next try clears up.
-            (Change::Set(Key::Route(prefix, metric), _), Errno::EEXIST) => {
-                self.mirror.contest((*prefix, *metric));
+            (Change::Set(key, _), Errno::EEXIST) => {
+                if let Some(slot) = Slot::of(key) {
+                    self.mirror.contest(slot);
+                }
                 Err(ApplyError::refused(change, refusal))
             }
             _ => Err(ApplyError::refused(change, refusal)),

@@ -6,10 +6,17 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use l2isolate_model::{IfName, Mac};
+use l2isolate_model::{
+    IfName, Mac,
+    desired::{DELIVERIES, Key},
+    filter::Family,
+};
 
 use crate::{
-    uapi::{AF_INET, AF_INET6, AF_UNSPEC, address, kind, link, neighbour, netconf, route},
+    uapi::{
+        AF_INET, AF_INET6, AF_UNSPEC, address, kind, link, lwtunnel, neighbour, netconf, route,
+        rule,
+    },
     wire::{Attributes, Message, read_i32, read_u8, read_u16, read_u32},
 };
 
@@ -20,6 +27,8 @@ const RTMSG: usize = 12;
 const NDMSG: usize = 12;
 const NETCONFMSG: usize = 1;
 const NDTMSG: usize = 4;
+/// `struct fib_rule_hdr`.
+const RULE: usize = 12;
 
 /// A link.
 #[derive(Debug)]
@@ -30,6 +39,8 @@ pub(crate) struct Link<'a> {
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: u32,
     pub(crate) flags: u32,
+    /// The port of a VXLAN-GPE device whose routes say the rest.
+    pub(crate) tunnel: Option<u16>,
     /// Settings per address family (`IFLA_AF_SPEC`).
     pub(crate) families: Attributes<'a>,
 }
@@ -52,10 +63,42 @@ pub(crate) struct Neighbour {
     pub(crate) protocol: u8,
 }
 
-/// A place in the main table: prefix and metric.
-pub(crate) type Slot = (IpNet, u32);
+/// Metric of routes in the table [`DELIVERIES`], where nobody chooses by it.
+const DELIVERY: u32 = 5;
 
-/// A route in the main table.
+/// A place of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Slot {
+    pub(crate) table: u8,
+    pub(crate) prefix: IpNet,
+    pub(crate) metric: u32,
+}
+
+impl Slot {
+    /// The place of an object; `None` if it is no route.
+    pub(crate) fn of(key: &Key) -> Option<Self> {
+        let (table, prefix, metric) = match *key {
+            Key::Route(prefix, metric) => (route::RT_TABLE_MAIN, prefix, metric),
+            Key::Delivery(prefix) => (DELIVERIES, prefix, DELIVERY),
+            _ => return None,
+        };
+        Some(Self {
+            table,
+            prefix,
+            metric,
+        })
+    }
+
+    /// The object that has this place.
+    pub(crate) fn key(self) -> Key {
+        match self.table {
+            DELIVERIES => Key::Delivery(self.prefix),
+            _ => Key::Route(self.prefix, self.metric),
+        }
+    }
+}
+
+/// A route in the main table, or for what comes out of the tunnel.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) slot: Slot,
@@ -68,6 +111,12 @@ pub(crate) struct Route {
 pub(crate) enum Leads {
     /// Straight out of the device with that index.
     Device(u32),
+    /// To another host, by the tunnel device with that index.
+    Tunnel {
+        device: u32,
+        from: IpAddr,
+        to: IpAddr,
+    },
     /// Nowhere. IPv6 has such routes on a device, normally lo.
     Unreachable(Option<u32>),
     /// By a gateway, or something else that we never make.
@@ -78,7 +127,7 @@ impl Leads {
     /// The device that takes the route along when it goes down.
     pub(crate) fn device(self) -> Option<u32> {
         match self {
-            Self::Device(index) => Some(index),
+            Self::Device(index) | Self::Tunnel { device: index, .. } => Some(index),
             Self::Unreachable(index) => index,
             Self::Otherwise => None,
         }
@@ -123,6 +172,7 @@ impl<'a> Link<'a> {
             name: None,
             mac: None,
             mtu: 0,
+            tunnel: None,
             families: Attributes(&[]),
         };
         for (kind, value) in message.attributes(IFINFOMSG) {
@@ -137,11 +187,42 @@ impl<'a> Link<'a> {
                         .and_then(|mac| Mac::new(mac).ok());
                 }
                 link::IFLA_MTU => link.mtu = read_u32(value, 0)?,
+                link::IFLA_LINKINFO => link.tunnel = tunnel(&Attributes(value)),
                 link::IFLA_AF_SPEC => link.families = Attributes(value),
                 _ => {}
             }
         }
         Some(link)
+    }
+}
+
+/// The port of a device as [`Link::tunnel`] speaks of.
+fn tunnel(info: &Attributes<'_>) -> Option<u16> {
+    let kind = info.value(link::IFLA_INFO_KIND)?;
+    let data = Attributes(info.value(link::IFLA_INFO_DATA)?);
+    let any_peer = data.value(link::IFLA_VXLAN_COLLECT_METADATA)?;
+    data.value(link::IFLA_VXLAN_GPE)?;
+    let port = data.value(link::IFLA_VXLAN_PORT)?;
+    let is_one = kind.strip_suffix(&[0]) == Some(b"vxlan") && read_u8(any_peer, 0)? != 0;
+    is_one.then_some(u16::from_be(read_u16(port, 0)?))
+}
+
+/// The family of a rule (RTM_NEWRULE, RTM_DELRULE) that is ours: what comes out of
+/// the tunnel is looked up in its table.
+pub(crate) fn tunnel_rule(message: &Message<'_>, protocol: u8) -> Option<Family> {
+    let attributes = message.attributes(RULE);
+    let device = attributes.value(rule::FRA_IIFNAME)?.strip_suffix(&[0])?;
+    let by = read_u8(attributes.value(rule::FRA_PROTOCOL)?, 0)?;
+    let priority = read_u32(attributes.value(rule::FRA_PRIORITY)?, 0)?;
+    let ours = device == IfName::TUNNEL.as_str().as_bytes()
+        && by == protocol
+        && priority == u32::from(DELIVERIES)
+        && read_u8(message.body, 4)? == DELIVERIES
+        && read_u8(message.body, 7)? == rule::FR_ACT_TO_TBL;
+    match read_u8(message.body, 0)? {
+        AF_INET if ours => Some(Family::V4),
+        AF_INET6 if ours => Some(Family::V6),
+        _ => None,
     }
 }
 
@@ -185,13 +266,14 @@ impl Neighbour {
 
 impl Route {
     /// Who made the route of RTM_NEWROUTE or RTM_DELROUTE, if it is a plain one
-    /// of the main table: from the fixed part alone.
+    /// of a table that concerns us: from the fixed part alone.
     pub(crate) fn protocol(message: &Message<'_>) -> Option<u8> {
         // Tables beyond 255 have a number of their own there (RT_TABLE_COMPAT).
-        let main = read_u8(message.body, 4)? == route::RT_TABLE_MAIN;
+        let table = read_u8(message.body, 4)?;
+        let concerns = matches!(table, route::RT_TABLE_MAIN | DELIVERIES);
         // Routes for some sources or classes of service have other places.
         let plain = read_u16(message.body, 2)? == 0;
-        read_u8(message.body, 5).filter(|_| main && plain)
+        read_u8(message.body, 5).filter(|_| concerns && plain)
     }
 
     /// The whole of it.
@@ -199,27 +281,53 @@ impl Route {
         let protocol = Self::protocol(message)?;
         let family = read_u8(message.body, 0)?;
         let (mut prefix, mut metric, mut device, mut gateway) = (any(family)?, 0, None, false);
+        let (mut encap, mut tunnel) = (None, Attributes(&[]));
         for (kind, value) in message.attributes(RTMSG) {
             match kind {
                 route::RTA_DST => prefix = ip(family, value)?,
                 route::RTA_PRIORITY => metric = read_u32(value, 0)?,
                 route::RTA_OIF => device = Some(read_u32(value, 0)?),
+                route::RTA_ENCAP_TYPE => encap = read_u16(value, 0),
+                route::RTA_ENCAP => tunnel = Attributes(value),
                 route::RTA_GATEWAY | route::RTA_VIA | route::RTA_MULTIPATH => gateway = true,
                 _ => {}
             }
         }
         let leads = match (read_u8(message.body, 7)?, device) {
-            (route::RTN_UNICAST, Some(index)) if !gateway => Leads::Device(index),
+            (route::RTN_UNICAST, Some(index)) if !gateway => match encap {
+                None => Leads::Device(index),
+                Some(encap) => by_tunnel(index, encap, &tunnel).unwrap_or(Leads::Otherwise),
+            },
             (route::RTN_UNREACHABLE, device) => Leads::Unreachable(device),
             _ => Leads::Otherwise,
         };
         let prefix = IpNet::new(prefix, read_u8(message.body, 1)?).ok()?;
         Some(Self {
-            slot: (prefix, metric),
+            slot: Slot {
+                table: read_u8(message.body, 4)?,
+                prefix,
+                metric,
+            },
             protocol,
             leads,
         })
     }
+}
+
+/// What a route with an encapsulation of this type leads to, if it is one that we
+/// make.
+fn by_tunnel(device: u32, encap: u16, attributes: &Attributes<'_>) -> Option<Leads> {
+    let family = match encap {
+        lwtunnel::LWTUNNEL_ENCAP_IP => AF_INET,
+        lwtunnel::LWTUNNEL_ENCAP_IP6 => AF_INET6,
+        _ => return None,
+    };
+    let address = |kind| ip(family, attributes.value(kind)?);
+    Some(Leads::Tunnel {
+        device,
+        from: address(lwtunnel::LWTUNNEL_IP_SRC)?,
+        to: address(lwtunnel::LWTUNNEL_IP_DST)?,
+    })
 }
 
 impl<'a> Netconf<'a> {

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use l2isolate_model::{
     IfName, Mac,
-    desired::{Target, Value},
+    desired::{DELIVERIES, Target, Value},
+    filter::Family,
 };
 
 use crate::{
     decode::Slot,
-    uapi::{AF_INET, AF_INET6, address, flag, kind, link, neighbour, route},
+    uapi::{AF_INET, AF_INET6, address, flag, kind, link, lwtunnel, neighbour, route, rule},
     wire::Request,
 };
 
@@ -51,6 +52,36 @@ pub(crate) fn set_link(index: u32, value: &Value) -> Option<Request> {
     }
 }
 
+/// A name as the kernel takes it.
+fn terminated(name: IfName) -> Vec<u8> {
+    let mut bytes = name.as_str().as_bytes().to_vec();
+    bytes.push(0);
+    bytes
+}
+
+/// The tunnel device: VXLAN-GPE, which carries IP packets as they are (`link/none`),
+/// to and from whomever routes name.
+pub(crate) fn create_tunnel(port: u16) -> Request {
+    let data = Request::new(0, 0, &[])
+        .with(link::IFLA_VXLAN_PORT, &port.to_be_bytes())
+        .with(link::IFLA_VXLAN_LEARNING, &[0])
+        .with(link::IFLA_VXLAN_COLLECT_METADATA, &[1])
+        .with(link::IFLA_VXLAN_GPE, &[])
+        .into_attributes();
+    let info: [(u16, &[u8]); 2] = [
+        (link::IFLA_INFO_KIND, b"vxlan"),
+        (link::IFLA_INFO_DATA, &data),
+    ];
+    let flags = flag::NLM_F_CREATE | flag::NLM_F_EXCL;
+    Request::new(kind::RTM_NEWLINK, flags, &ifinfomsg(0, 0, 0))
+        .with(link::IFLA_IFNAME, &terminated(IfName::TUNNEL))
+        .with_nested(link::IFLA_LINKINFO, &info)
+}
+
+pub(crate) fn delete_link(index: u32) -> Request {
+    Request::new(kind::RTM_DELLINK, 0, &ifinfomsg(index, 0, 0))
+}
+
 /// All links.
 pub(crate) fn get_links() -> Request {
     without_statistics(Request::new(kind::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)))
@@ -63,10 +94,8 @@ pub(crate) fn get_link(name: IfName) -> Request {
 
 /// The same with its counters.
 pub(crate) fn get_link_with_statistics(name: IfName) -> Request {
-    let mut terminated = name.as_str().as_bytes().to_vec();
-    terminated.push(0);
     let request = Request::new(kind::RTM_GETLINK, 0, &ifinfomsg(0, 0, 0));
-    request.with(link::IFLA_IFNAME, &terminated)
+    request.with(link::IFLA_IFNAME, &terminated(name))
 }
 
 fn without_statistics(request: Request) -> Request {
@@ -167,30 +196,20 @@ pub(crate) fn get_neighbour_tables(family: u8) -> Request {
     Request::new(kind::RTM_GETNEIGHTBL, 0, &[family, 0, 0, 0])
 }
 
-/// `struct rtmsg` of a route in the main table.
-fn rtmsg(family: u8, length: u8, protocol: u8, scope: u8, leads: u8) -> [u8; 12] {
+/// `struct rtmsg`
+fn rtmsg(family: u8, length: u8, table: u8, protocol: u8, scope: u8, leads: u8) -> [u8; 12] {
     [
-        family,
-        length,
-        0,
-        0,
-        route::RT_TABLE_MAIN,
-        protocol,
-        scope,
-        leads,
-        0,
-        0,
-        0,
-        0,
+        family, length, 0, 0, table, protocol, scope, leads, 0, 0, 0, 0,
     ]
 }
 
-/// All routes of a family in the main table that were made by `protocol`; the
-/// kernel itself leaves out the others.
-pub(crate) fn get_routes(family: u8, protocol: u8) -> Request {
+/// All routes of a family in a table that were made by `protocol`; the kernel
+/// itself leaves out the others.
+pub(crate) fn get_routes(family: u8, table: u8, protocol: u8) -> Request {
     let fixed = rtmsg(
         family,
         0,
+        table,
         protocol,
         route::RT_SCOPE_UNIVERSE,
         route::RTN_UNSPEC,
@@ -201,15 +220,69 @@ pub(crate) fn get_routes(family: u8, protocol: u8) -> Request {
 /// A route and who makes it. `index`: the target's device.
 pub(crate) fn set_route(slot: Slot, target: Target, index: Option<u32>, protocol: u8) -> Request {
     let (scope, leads) = match target {
-        Target::Device(_) => (route::RT_SCOPE_LINK, route::RTN_UNICAST),
+        Target::Device(_) | Target::Tunnel { .. } => (route::RT_SCOPE_LINK, route::RTN_UNICAST),
         Target::Unreachable => (route::RT_SCOPE_UNIVERSE, route::RTN_UNREACHABLE),
     };
     let flags = flag::NLM_F_CREATE | flag::NLM_F_REPLACE;
     let request = route(kind::RTM_NEWROUTE, flags, slot, protocol, scope, leads);
-    match index {
+    let request = match index {
         Some(index) => request.with(route::RTA_OIF, &index.to_ne_bytes()),
         None => request,
+    };
+    match target {
+        Target::Tunnel { from, to } => through_tunnel(request, from, to),
+        Target::Device(_) | Target::Unreachable => request,
     }
+}
+
+/// What a route says of the packet around a packet.
+fn through_tunnel(request: Request, from: IpAddr, to: IpAddr) -> Request {
+    let encap = if to.is_ipv4() {
+        lwtunnel::LWTUNNEL_ENCAP_IP
+    } else {
+        lwtunnel::LWTUNNEL_ENCAP_IP6
+    };
+    let (from, to) = (octets(from), octets(to));
+    let attributes: [(u16, &[u8]); 3] = [
+        (lwtunnel::LWTUNNEL_IP_DST, &to),
+        (lwtunnel::LWTUNNEL_IP_SRC, &from),
+        (
+            lwtunnel::LWTUNNEL_IP_FLAGS,
+            &lwtunnel::TUNNEL_CSUM.to_be_bytes(),
+        ),
+    ];
+    request
+        .with(route::RTA_ENCAP_TYPE, &encap.to_ne_bytes())
+        .with_nested(route::RTA_ENCAP, &attributes)
+}
+
+/// `struct fib_rule_hdr`
+fn rule_header(family: u8, table: u8, action: u8) -> [u8; 12] {
+    [family, 0, 0, 0, table, 0, 0, action, 0, 0, 0, 0]
+}
+
+/// All rules of a family.
+pub(crate) fn get_rules(family: u8) -> Request {
+    Request::new(kind::RTM_GETRULE, 0, &rule_header(family, 0, 0))
+}
+
+/// The rule for what comes out of the tunnel, to be made or to be deleted.
+pub(crate) fn tunnel_rule(new: bool, family: Family, protocol: u8) -> Request {
+    let family = match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    };
+    let (kind, flags) = if new {
+        (kind::RTM_NEWRULE, flag::NLM_F_CREATE | flag::NLM_F_EXCL)
+    } else {
+        (kind::RTM_DELRULE, 0)
+    };
+    let header = rule_header(family, DELIVERIES, rule::FR_ACT_TO_TBL);
+    Request::new(kind, flags, &header)
+        .with(rule::FRA_IIFNAME, &terminated(IfName::TUNNEL))
+        .with(rule::FRA_PRIORITY, &u32::from(DELIVERIES).to_ne_bytes())
+        .with(rule::FRA_TABLE, &u32::from(DELIVERIES).to_ne_bytes())
+        .with(rule::FRA_PROTOCOL, &[protocol])
 }
 
 /// Deletes a route wherever it leads, provided `protocol` made it.
@@ -220,10 +293,10 @@ pub(crate) fn delete_route(slot: Slot, protocol: u8) -> Request {
 }
 
 fn route(kind: u16, flags: u16, slot: Slot, protocol: u8, scope: u8, leads: u8) -> Request {
-    let (prefix, metric) = slot;
-    let address = prefix.addr();
-    let fixed = rtmsg(family(address), prefix.prefix_len(), protocol, scope, leads);
+    let address = slot.prefix.addr();
+    let length = slot.prefix.prefix_len();
+    let fixed = rtmsg(family(address), length, slot.table, protocol, scope, leads);
     Request::new(kind, flags, &fixed)
         .with(route::RTA_DST, &octets(address))
-        .with(route::RTA_PRIORITY, &metric.to_ne_bytes())
+        .with(route::RTA_PRIORITY, &slot.metric.to_ne_bytes())
 }

@@ -88,8 +88,8 @@ impl ApplyError {
 /// A change as its error names it: `route 10.0.0.5/32 metric 5 dev tap1234`.
 pub(crate) fn describe(change: &Change<Key, Value>) -> String {
     match change {
-        Change::Set(key @ Key::Route(..), value) => format!("{key} {value}"),
-        Change::Set(key @ Key::Address(..), _) => key.to_string(),
+        Change::Set(key @ (Key::Route(..) | Key::Delivery(_)), value) => format!("{key} {value}"),
+        Change::Set(key @ (Key::Address(..) | Key::TunnelRule(_)), _) => key.to_string(),
         Change::Set(key, value) => format!("{key} = {value}"),
         Change::Delete(key) => format!("deleting {key}"),
     }

@@ -11,9 +11,10 @@
 //! Synchronous; nothing waits but for the kernel's own locks. The caller polls
 //! the monitor's descriptor ([`AsFd`]).
 //!
-//! **Ours** is what carries our protocol number: routes of the main table
-//! (`rtm_protocol`), addresses (`IFA_PROTO`), permanent neighbour entries
-//! (`NDA_PROTOCOL`). Nothing else is ever deleted. What is wanted takes its
+//! **Ours** is what carries our protocol number: routes of the main table and of
+//! the tunnel's (`rtm_protocol`), addresses (`IFA_PROTO`), permanent neighbour entries
+//! (`NDA_PROTOCOL`), the tunnel's rules (`FRA_PROTOCOL`). The tunnel device is ours
+//! by its name and kind. Nothing else is ever deleted. What is wanted takes its
 //! place, though: an address or neighbour entry that somebody else has made
 //! becomes ours when it's set, and so does a place in the main table (prefix
 //! and metric).
@@ -55,7 +56,7 @@ use std::{
 
 use l2isolate_model::{
     IfName,
-    desired::{Key, Objects, Value},
+    desired::{DELIVERIES, Key, Objects, Value},
 };
 use nix::errno::Errno;
 
@@ -63,7 +64,7 @@ use crate::{
     decode::Link,
     mirror::Mirror,
     socket::{Monitor, Requests},
-    uapi::{AF_INET, AF_INET6},
+    uapi::{AF_INET, AF_INET6, route::RT_TABLE_MAIN},
     wire::{Message, Messages},
 };
 pub use crate::{
@@ -161,7 +162,11 @@ impl Kernel {
                     .requests
                     .dump("reading neighbour entries", &neighbours)?,
             );
-            fill(&self.routes(family)?);
+            for table in [RT_TABLE_MAIN, DELIVERIES] {
+                fill(&self.routes(family, table)?);
+            }
+            let rules = encode::get_rules(family);
+            fill(&self.requests.dump("reading rules", &rules)?);
             let tables = encode::get_neighbour_tables(family);
             let tables = self.requests.dump("reading neighbour tables", &tables)?;
             let read = Messages(&tables).filter_map(|message| decode::proxy_delay(&message));
@@ -183,9 +188,9 @@ impl Kernel {
         Ok(Observation { links, objects })
     }
 
-    /// Our routes of a family, as messages.
-    fn routes(&mut self, family: u8) -> Result<Vec<u8>, Error> {
-        let request = encode::get_routes(family, self.config.protocol);
+    /// Our routes of a family in a table, as messages.
+    fn routes(&mut self, family: u8, table: u8) -> Result<Vec<u8>, Error> {
+        let request = encode::get_routes(family, table, self.config.protocol);
         match self.requests.dump("reading routes", &request) {
             // The table comes into being with its first route.
             Err(Error::Refused(_, refusal)) if refusal.errno == Errno::ENOENT => Ok(Vec::new()),

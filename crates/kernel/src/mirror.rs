@@ -25,11 +25,12 @@ use ipnet::IpNet;
 use l2isolate_model::{
     IfName, Mac,
     desired::{Key, Knob, Objects, Target, Value},
+    filter::Family,
     tap::Tap,
 };
 
 use crate::{
-    decode::{Address, Leads, Link, Neighbour, Netconf, Route, Slot},
+    decode::{Address, Leads, Link, Neighbour, Netconf, Route, Slot, tunnel_rule},
     event::Event,
     settings,
     uapi::{flag, kind, link, netconf::NETCONFA_IFINDEX_ALL},
@@ -40,6 +41,8 @@ use crate::{
 struct Device {
     name: IfName,
     tap: Tap,
+    /// See [`Link::tunnel`].
+    tunnel: Option<u16>,
     /// All IPv4 addresses, also those of others.
     addresses4: HashSet<IpNet>,
     addresses: BTreeSet<IpNet>,
@@ -58,6 +61,8 @@ pub(crate) struct Mirror {
     /// Places in which setting a route begins with removing ours: another one
     /// stands beside it, or the same has to be told anew.
     contested: HashSet<Slot>,
+    /// Families whose rule for what comes out of the tunnel is ours.
+    rules: BTreeSet<Family>,
 }
 
 /// Events in the making.
@@ -68,13 +73,20 @@ fn gone(key: Key) -> Event {
 }
 
 /// The objects that a device has by being there.
-fn properties(name: IfName, tap: &Tap) -> impl Iterator<Item = (Key, Value)> {
+fn properties(
+    name: IfName,
+    tap: &Tap,
+    tunnel: Option<u16>,
+) -> impl Iterator<Item = (Key, Value)> + use<> {
+    // Somebody else's device of that name is none of our objects.
+    let port = tunnel.filter(|_| name == IfName::TUNNEL);
+    let tunnel = port.map(|port| (Key::Tunnel, Value::Tunnel { port }));
     let mac = tap.mac.map(|mac| (Key::Mac(name), Value::Mac(mac)));
     let others = [
         (Key::Mtu(name), Value::Mtu(tap.mtu)),
         (Key::Up(name), Value::Up(tap.up)),
     ];
-    mac.into_iter().chain(others)
+    tunnel.into_iter().chain(mac).chain(others)
 }
 
 impl Mirror {
@@ -89,6 +101,12 @@ impl Mirror {
     /// The index of a device.
     pub(crate) fn index(&self, name: IfName) -> Option<u32> {
         self.names.get(&name).copied()
+    }
+
+    /// The index of the tunnel device, if it is one as we make it.
+    pub(crate) fn tunnel(&self) -> Option<u32> {
+        let index = self.index(IfName::TUNNEL)?;
+        self.devices.get(&index)?.tunnel.map(|_| index)
     }
 
     /// All devices.
@@ -142,7 +160,7 @@ impl Mirror {
         let mut objects = Objects::new();
         for device in self.devices.values() {
             let name = device.name;
-            objects.extend(properties(name, &device.tap));
+            objects.extend(properties(name, &device.tap, device.tunnel));
             let addresses = device.addresses.iter();
             objects.extend(addresses.map(|net| (Key::Address(name, *net), Value::Address)));
             let neighbours = device.neighbours.iter();
@@ -151,9 +169,11 @@ impl Mirror {
         }
         for (slot, leads) in &self.routes {
             if let Some(value) = self.route_value(*leads) {
-                objects.insert(Key::Route(slot.0, slot.1), value);
+                objects.insert(slot.key(), value);
             }
         }
+        let rules = self.rules.iter();
+        objects.extend(rules.map(|family| (Key::TunnelRule(*family), Value::Rule)));
         objects
     }
 
@@ -180,6 +200,20 @@ impl Mirror {
             kind::RTM_NEWNEIGH | kind::RTM_DELNEIGH => {
                 if let Some(neighbour) = Neighbour::read(message) {
                     self.neighbour(&neighbour, message.kind == kind::RTM_NEWNEIGH, out);
+                }
+            }
+            kind::RTM_NEWRULE | kind::RTM_DELRULE => {
+                if let Some(family) = tunnel_rule(message, self.protocol) {
+                    let new = message.kind == kind::RTM_NEWRULE;
+                    if new {
+                        self.rules.insert(family);
+                    } else {
+                        self.rules.remove(&family);
+                    }
+                    out.push(Event::Object(
+                        Key::TunnelRule(family),
+                        new.then_some(Value::Rule),
+                    ));
                 }
             }
             kind::RTM_NEWNETCONF | kind::RTM_DELNETCONF => {
@@ -215,12 +249,14 @@ impl Mirror {
             Some(old) => self.renamed(old, name, tap, out),
             None => {
                 out.push(Event::Link(name, Some(tap.clone())));
-                out.extend(properties(name, &tap).map(|(k, v)| Event::Object(k, Some(v))));
+                let tunnel = link.tunnel;
+                out.extend(properties(name, &tap, tunnel).map(|(k, v)| Event::Object(k, Some(v))));
                 out.push(Event::SysctlsDirty(name));
                 self.names.insert(name, link.index);
                 let device = Device {
                     name,
                     tap,
+                    tunnel,
                     addresses4: HashSet::new(),
                     addresses: BTreeSet::new(),
                     neighbours: BTreeMap::new(),
@@ -241,12 +277,12 @@ impl Mirror {
         };
         let name = device.name;
         let old = std::mem::replace(&mut device.tap, tap.clone());
-        let before: Vec<_> = properties(name, &old).collect();
+        let before: Vec<_> = properties(name, &old, None).collect();
         out.push(Event::Link(name, Some(tap.clone())));
         if old.mac.is_some() && tap.mac.is_none() {
             out.push(gone(Key::Mac(name)));
         }
-        let now = properties(name, &tap).filter(|property| !before.contains(property));
+        let now = properties(name, &tap, None).filter(|property| !before.contains(property));
         out.extend(now.map(|(key, value)| Event::Object(key, Some(value))));
         if old.up && !tap.up {
             self.drop_routes(index, |_| true, out);
@@ -270,7 +306,8 @@ impl Mirror {
             device.name = new;
             device.tap = tap.clone();
             out.push(Event::Link(new, Some(tap.clone())));
-            out.extend(properties(new, &tap).map(|(k, v)| Event::Object(k, Some(v))));
+            let properties = properties(new, &tap, device.tunnel);
+            out.extend(properties.map(|(k, v)| Event::Object(k, Some(v))));
             let addresses = device.addresses.iter();
             out.extend(
                 addresses.map(|net| Event::Object(Key::Address(new, *net), Some(Value::Address))),
@@ -288,7 +325,7 @@ impl Mirror {
                 .routes
                 .get(&slot)
                 .and_then(|leads| self.route_value(*leads));
-            out.push(Event::Object(Key::Route(slot.0, slot.1), value));
+            out.push(Event::Object(slot.key(), value));
         }
         out.push(Event::SysctlsDirty(new));
     }
@@ -305,7 +342,7 @@ impl Mirror {
     fn bury(device: &Device, out: &mut Out) {
         let name = device.name;
         out.push(Event::Link(name, None));
-        out.extend(properties(name, &device.tap).map(|(key, _)| gone(key)));
+        out.extend(properties(name, &device.tap, device.tunnel).map(|(key, _)| gone(key)));
         out.extend(
             device
                 .addresses
@@ -396,7 +433,7 @@ impl Mirror {
                         device.routes.insert(slot);
                     }
                     let value = self.route_value(route.leads);
-                    out.push(Event::Object(Key::Route(slot.0, slot.1), value));
+                    out.push(Event::Object(slot.key(), value));
                 }
             }
             // Otherwise another of ours that had stood beside it.
@@ -446,6 +483,13 @@ impl Mirror {
                 let device = self.devices.get(&index)?;
                 Some(Value::Route(Target::Device(device.name)))
             }
+            Leads::Tunnel { device, from, to } => {
+                let name = self.devices.get(&device)?.name;
+                Some(match name {
+                    IfName::TUNNEL => Value::Route(Target::Tunnel { from, to }),
+                    _ => Value::Other,
+                })
+            }
             Leads::Unreachable(_) => Some(Value::Route(Target::Unreachable)),
             Leads::Otherwise => Some(Value::Other),
         }
@@ -461,13 +505,17 @@ impl Mirror {
 
     fn drop_route(&mut self, slot: Slot, out: &mut Out) {
         self.forget_route(slot);
-        out.push(gone(Key::Route(slot.0, slot.1)));
+        out.push(gone(slot.key()));
     }
 
     /// The device's routes to such prefixes have gone.
     fn drop_routes(&mut self, index: u32, which: impl Fn(&IpNet) -> bool, out: &mut Out) {
         let slots = self.devices.get(&index).map(|device| device.routes.clone());
-        for slot in slots.into_iter().flatten().filter(|slot| which(&slot.0)) {
+        for slot in slots
+            .into_iter()
+            .flatten()
+            .filter(|slot| which(&slot.prefix))
+        {
             self.drop_route(slot, out);
         }
     }

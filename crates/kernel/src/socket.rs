@@ -248,6 +248,8 @@ impl Monitor {
             group::RTNLGRP_IPV4_ROUTE,
             group::RTNLGRP_IPV6_IFADDR,
             group::RTNLGRP_IPV6_ROUTE,
+            group::RTNLGRP_IPV4_RULE,
+            group::RTNLGRP_IPV6_RULE,
             group::RTNLGRP_IPV4_NETCONF,
             group::RTNLGRP_IPV6_NETCONF,
         ];

@@ -18,6 +18,9 @@ pub(crate) mod kind {
     pub(crate) const RTM_DELROUTE: u16 = 25;
     pub(crate) const RTM_GETROUTE: u16 = 26;
     pub(crate) const RTM_NEWNEIGH: u16 = 28;
+    pub(crate) const RTM_NEWRULE: u16 = 32;
+    pub(crate) const RTM_DELRULE: u16 = 33;
+    pub(crate) const RTM_GETRULE: u16 = 34;
     pub(crate) const RTM_DELNEIGH: u16 = 29;
     pub(crate) const RTM_GETNEIGH: u16 = 30;
     pub(crate) const RTM_NEWNEIGHTBL: u16 = 64;
@@ -33,6 +36,7 @@ pub(crate) mod flag {
     pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
     pub(crate) const NLM_F_DUMP: u16 = 0x300;
     pub(crate) const NLM_F_REPLACE: u16 = 0x100;
+    pub(crate) const NLM_F_EXCL: u16 = 0x200;
     pub(crate) const NLM_F_CREATE: u16 = 0x400;
     pub(crate) const NLM_F_APPEND: u16 = 0x800;
     /// In an answer: the request's body is left out.
@@ -54,12 +58,19 @@ pub(crate) mod link {
     pub(crate) const IFLA_ADDRESS: u16 = 1;
     pub(crate) const IFLA_IFNAME: u16 = 3;
     pub(crate) const IFLA_MTU: u16 = 4;
+    pub(crate) const IFLA_LINKINFO: u16 = 18;
     pub(crate) const IFLA_STATS64: u16 = 23;
     pub(crate) const IFLA_AF_SPEC: u16 = 26;
     pub(crate) const IFLA_EXT_MASK: u16 = 29;
     pub(crate) const IFLA_INET_CONF: u16 = 1;
     pub(crate) const IFLA_INET6_CONF: u16 = 2;
     pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+    pub(crate) const IFLA_INFO_KIND: u16 = 1;
+    pub(crate) const IFLA_INFO_DATA: u16 = 2;
+    pub(crate) const IFLA_VXLAN_LEARNING: u16 = 7;
+    pub(crate) const IFLA_VXLAN_PORT: u16 = 15;
+    pub(crate) const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
+    pub(crate) const IFLA_VXLAN_GPE: u16 = 27;
 }
 
 /// Addresses (linux/if_addr.h).
@@ -91,6 +102,8 @@ pub(crate) mod route {
     pub(crate) const RTA_PRIORITY: u16 = 6;
     pub(crate) const RTA_MULTIPATH: u16 = 9;
     pub(crate) const RTA_VIA: u16 = 18;
+    pub(crate) const RTA_ENCAP_TYPE: u16 = 21;
+    pub(crate) const RTA_ENCAP: u16 = 22;
     pub(crate) const RT_TABLE_MAIN: u8 = 254;
     pub(crate) const RT_SCOPE_UNIVERSE: u8 = 0;
     pub(crate) const RT_SCOPE_LINK: u8 = 253;
@@ -98,6 +111,27 @@ pub(crate) mod route {
     pub(crate) const RTN_UNSPEC: u8 = 0;
     pub(crate) const RTN_UNICAST: u8 = 1;
     pub(crate) const RTN_UNREACHABLE: u8 = 7;
+}
+
+/// Tunnels that a route says all of (linux/lwtunnel.h). IPv4's attributes and
+/// IPv6's have the same numbers.
+pub(crate) mod lwtunnel {
+    pub(crate) const LWTUNNEL_ENCAP_IP: u16 = 2;
+    pub(crate) const LWTUNNEL_ENCAP_IP6: u16 = 4;
+    pub(crate) const LWTUNNEL_IP_DST: u16 = 2;
+    pub(crate) const LWTUNNEL_IP_SRC: u16 = 3;
+    pub(crate) const LWTUNNEL_IP_FLAGS: u16 = 6;
+    /// Outer UDP checksums (linux/if_tunnel.h), which IPv6 can't do without.
+    pub(crate) const TUNNEL_CSUM: u16 = 0x01;
+}
+
+/// Rules (linux/fib_rules.h).
+pub(crate) mod rule {
+    pub(crate) const FRA_IIFNAME: u16 = 3;
+    pub(crate) const FRA_PRIORITY: u16 = 6;
+    pub(crate) const FRA_TABLE: u16 = 15;
+    pub(crate) const FRA_PROTOCOL: u16 = 21;
+    pub(crate) const FR_ACT_TO_TBL: u8 = 1;
 }
 
 /// Device settings that are announced (linux/netconf.h).
@@ -115,8 +149,10 @@ pub(crate) mod group {
     pub(crate) const RTNLGRP_NEIGH: u32 = 3;
     pub(crate) const RTNLGRP_IPV4_IFADDR: u32 = 5;
     pub(crate) const RTNLGRP_IPV4_ROUTE: u32 = 7;
+    pub(crate) const RTNLGRP_IPV4_RULE: u32 = 8;
     pub(crate) const RTNLGRP_IPV6_IFADDR: u32 = 9;
     pub(crate) const RTNLGRP_IPV6_ROUTE: u32 = 11;
+    pub(crate) const RTNLGRP_IPV6_RULE: u32 = 19;
     pub(crate) const RTNLGRP_IPV4_NETCONF: u32 = 24;
     pub(crate) const RTNLGRP_IPV6_NETCONF: u32 = 25;
 }

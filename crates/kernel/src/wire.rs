@@ -9,6 +9,8 @@ const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
 /// Attribute types without NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 const TYPE_MASK: u16 = 0x3fff;
+/// NLA_F_NESTED.
+const NESTED: u16 = 0x8000;
 
 const fn aligned(length: usize) -> usize {
     (length + 3) & !3
@@ -122,6 +124,21 @@ impl Request {
         self.body.extend_from_slice(value);
         self.body.resize(aligned(self.body.len()), 0);
         self
+    }
+
+    /// Adds an attribute that holds attributes.
+    pub(crate) fn with_nested(self, kind: u16, values: &[(u16, &[u8])]) -> Self {
+        let inner = values
+            .iter()
+            .fold(Self::new(0, 0, &[]), |inner, (kind, value)| {
+                inner.with(*kind, value)
+            });
+        self.with(kind | NESTED, &inner.body)
+    }
+
+    /// The attributes of a request without a fixed part.
+    pub(crate) fn into_attributes(self) -> Vec<u8> {
+        self.body
     }
 
     /// Adds attributes that are written already.

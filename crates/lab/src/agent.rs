@@ -5,8 +5,11 @@
 //! only to show what it says; measurements never rely on that.
 
 use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -27,6 +30,8 @@ pub const ROUTE_PROTOCOL: u8 = 76;
 pub const ROUTE_METRIC: u32 = 5;
 /// The agent's `migration_prepend`, its default.
 pub const MIGRATION_PREPEND: u8 = 2;
+/// How long an agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 const SUBNET4: &str = "44444444-0000-4000-8000-000000000004";
 const SUBNET6: &str = "66666666-0000-4000-8000-000000000006";
 pub(crate) const GROUP: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -202,6 +207,49 @@ pub fn ask(binary: &Path, files: &Files, what: &str) -> Result<Value> {
         return Err(failed(reason));
     }
     serde_json::from_slice(&output.stdout).map_err(|e| failed(e.to_string()))
+}
+
+/// Puts a request to a running agent over its socket, at once: no program is started.
+///
+/// # Errors
+/// It doesn't answer, or refuses.
+pub fn tell(files: &Files, request: &Value) -> Result<Value> {
+    let path = files.socket();
+    let exchange = || {
+        let mut stream = UnixStream::connect(&path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("{request}\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let failed = |reason: String| Error::Command {
+        command: format!("{request} to {}", path.display()),
+        reason,
+    };
+    let answer: Value = exchange()
+        .map_err(|error: io::Error| failed(error.to_string()))
+        .and_then(|text| serde_json::from_str(&text).map_err(|e| failed(e.to_string())))?;
+    match answer.get("ok") {
+        Some(value) => Ok(value.clone()),
+        None => Err(failed(answer.to_string())),
+    }
+}
+
+/// Has a hypervisor's agent send what still arrives for guests that have left after
+/// them, once it is started anew.
+///
+/// # Errors
+/// Its configuration can't be written.
+pub fn with_tunnel(node: &Node, files: &Files) -> Result<()> {
+    let path = files.config();
+    let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
+    let uplinks: Vec<&str> = node.interfaces.iter().map(|i| i.peer.as_str()).collect();
+    let more = format!(
+        "migration_tunnel = true\nuplinks = {}\n",
+        uplinks.join(", ")
+    );
+    replace(&path, &(text + &more))
 }
 
 fn ini(node: &Node, files: &Files) -> String {

@@ -21,7 +21,23 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::{Error, Result, agent, fabric::Vm, lab::Lab, netns, process, wiring::guest_lines};
+use crate::{
+    Error, Result, agent, fabric::Vm, lab::Lab, netns, process, topology::Role, wiring::guest_lines,
+};
+
+/// Has all hypervisors of a lab send what still arrives for guests that have left
+/// after them. Their agents are started anew.
+///
+/// # Errors
+/// The lab has no agents, or one doesn't start.
+pub fn follow(lab: &Lab) -> Result<()> {
+    for node in lab.fabric().role(Role::Hypervisor) {
+        agent::with_tunnel(node, &lab.agent_files(&node.name))?;
+        lab.kill(&node.name, agent::PROGRAM)?;
+        lab.restart(&node.name)?;
+    }
+    Ok(())
+}
 
 /// The document that holds the guest's port.
 const DOCUMENT: &str = "moving";
@@ -223,6 +239,19 @@ impl<'a> Mobile<'a> {
         nft(&self.namespace, &lines)?;
         host.clone_into(&mut self.at);
         self.say(RARP, &frame)
+    }
+
+    /// Tells a host's agent, as libvirt's helper does, that the guest has `stopped`
+    /// there to go on elsewhere, or has `resumed` there. Gives the state that the
+    /// agent has it in then; null if it makes nothing of it.
+    ///
+    /// # Errors
+    /// It can't be told.
+    pub fn tell(&self, host: &str, event: &str) -> Result<Value> {
+        let subject = json!({"instance": self.vm.port});
+        let request = json!({"verb": "guest", "event": event, "subject": subject});
+        let answer = agent::tell(&self.lab.agent_files(host), &request)?;
+        Ok(answer.pointer("/0/migration").cloned().unwrap_or_default())
     }
 
     /// The guest says where it is, as QEMU does for it (RARP).

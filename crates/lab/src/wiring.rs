@@ -18,6 +18,10 @@ use crate::{
 /// daemon restarts.
 const FLOOR_METRIC: u32 = 200 << 24;
 
+/// MTU of the fabric's links in bytes, as usual in data centres: room for guests'
+/// 1500 and what a tunnel puts around them.
+const MTU: u32 = 9000;
+
 const ROUTER: &[(&str, &str)] = &[
     // Interfaces made later copy `default`; `all` covers lo.
     ("ipv6.conf.all.accept_dad", "0"),
@@ -148,7 +152,7 @@ fn router_lines(node: &Node) -> String {
     let _ = writeln!(lines, "address add {}/32 dev lo", node.loopback4);
     let _ = writeln!(lines, "address add {}/128 dev lo nodad", node.loopback6);
     for interface in &node.interfaces {
-        let _ = writeln!(lines, "link set dev {} up", interface.peer);
+        let _ = writeln!(lines, "link set dev {} mtu {MTU} up", interface.peer);
     }
     if node.role == Role::Hypervisor && !node.interfaces.is_empty() {
         let mut hops4 = String::new();

@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::{IfName, Mac};
+use crate::{IfName, Mac, filter::Family};
 
 /// One object of the host's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +28,18 @@ pub enum Key {
     Neighbour(IfName, IpAddr),
     /// A route in the main table, by prefix and metric (`RTA_PRIORITY`).
     Route(IpNet, u32),
+    /// The tunnel device, which is known by its name.
+    Tunnel,
+    /// The rule that what comes out of the tunnel is looked up in the table of
+    /// [`Key::Delivery`], for one family.
+    TunnelRule(Family),
+    /// A route in the table [`DELIVERIES`], by prefix.
+    Delivery(IpNet),
 }
+
+/// The routing table for what comes out of the tunnel, and the priority of the
+/// rules that lead to it.
+pub const DELIVERIES: u8 = 76;
 
 /// What an object is, or shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,6 +64,15 @@ pub enum Value {
     Address,
     /// A route.
     Route(Target),
+    /// A tunnel device that takes both families and any peer: VXLAN-GPE on that
+    /// UDP port, with its outer addresses from the route (`IFLA_VXLAN_GPE`,
+    /// `IFLA_VXLAN_COLLECT_METADATA`).
+    Tunnel {
+        /// Destination port, also the one it listens on.
+        port: u16,
+    },
+    /// A rule: its key says all of it.
+    Rule,
     /// Something that is never wanted, such as a route of ours by a gateway.
     Other,
 }
@@ -65,6 +85,14 @@ pub enum Target {
     Device(IfName),
     /// Nowhere; senders are told so (`RTN_UNREACHABLE`).
     Unreachable,
+    /// Through the tunnel device to another hypervisor (`LWTUNNEL_ENCAP_IP`,
+    /// `LWTUNNEL_ENCAP_IP6`). Both addresses are of one family.
+    Tunnel {
+        /// Outer source: this host's underlay address.
+        from: IpAddr,
+        /// Outer destination: the other host's.
+        to: IpAddr,
+    },
 }
 
 /// No address sorts before it.
@@ -204,7 +232,8 @@ impl Key {
             | Self::Up(tap)
             | Self::Address(tap, _)
             | Self::Neighbour(tap, _) => Some(tap),
-            Self::Route(..) => None,
+            Self::Tunnel => Some(IfName::TUNNEL),
+            Self::Route(..) | Self::TunnelRule(_) | Self::Delivery(_) => None,
         }
     }
 }
@@ -221,6 +250,19 @@ impl fmt::Display for Key {
             Self::Address(tap, address) => write!(f, "address {address} dev {tap}"),
             Self::Neighbour(tap, address) => write!(f, "neighbour {address} dev {tap}"),
             Self::Route(prefix, metric) => write!(f, "route {prefix} metric {metric}"),
+            Self::Tunnel => write!(f, "tunnel device {}", IfName::TUNNEL),
+            Self::TunnelRule(family) => {
+                let digit = match family {
+                    Family::V4 => 4,
+                    Family::V6 => 6,
+                };
+                write!(
+                    f,
+                    "IPv{digit} rule iif {} lookup {DELIVERIES}",
+                    IfName::TUNNEL
+                )
+            }
+            Self::Delivery(prefix) => write!(f, "route {prefix} table {DELIVERIES}"),
         }
     }
 }
@@ -239,6 +281,11 @@ impl fmt::Display for Value {
             Self::Address => f.write_str("present"),
             Self::Route(Target::Device(tap)) => write!(f, "dev {tap}"),
             Self::Route(Target::Unreachable) => f.write_str("unreachable"),
+            Self::Route(Target::Tunnel { from, to }) => {
+                write!(f, "dev {} from {from} to {to}", IfName::TUNNEL)
+            }
+            Self::Tunnel { port } => write!(f, "VXLAN-GPE on UDP port {port}"),
+            Self::Rule => f.write_str("present"),
             Self::Other => f.write_str("something else"),
         }
     }

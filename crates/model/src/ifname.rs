@@ -36,6 +36,12 @@ impl IfName {
         bytes: *b"tap\0\0\0\0\0\0\0\0\0\0\0\0",
     };
 
+    /// The device by which what arrives for a guest that has left by live
+    /// migration goes to its new host, and comes out there.
+    pub const TUNNEL: Self = Self {
+        bytes: *b"l2isolate0\0\0\0\0\0",
+    };
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -103,7 +103,7 @@ pub struct DhcpOption {
 }
 
 /// What this host has to do with a port.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Binding {
     /// Which end of a migration this host is, if there is one.
     #[serde(default)]

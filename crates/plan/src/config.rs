@@ -1,6 +1,6 @@
 //! What an operator decides about the plan.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use l2isolate_model::Mac;
@@ -40,6 +40,32 @@ pub struct Config {
     pub manage_host: bool,
     /// What the table of connections is sized by; none without a firewall.
     pub connections: Option<Connections>,
+    /// Whether what arrives for guests that have left follows them.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// The tunnel between the two hosts of a live migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunnel {
+    /// This host's end, an underlay address. The other one has the same family.
+    pub address: IpAddr,
+    /// UDP port, the same on all hosts.
+    pub port: u16,
+    /// MTU of the underlay in bytes: the smallest of the uplinks'; 0: not known.
+    pub underlay: u32,
+}
+
+impl Tunnel {
+    /// MTU of what the tunnel carries, in bytes: the underlay's less the outer IP
+    /// header, UDP's and VXLAN-GPE's.
+    #[must_use]
+    pub const fn mtu(&self) -> u32 {
+        let outer = match self.address {
+            IpAddr::V4(_) => 20,
+            IpAddr::V6(_) => 40,
+        };
+        self.underlay.saturating_sub(outer + 8 + 8)
+    }
 }
 
 impl Config {

@@ -1,13 +1,24 @@
 //! What the host wants as a whole, whatever runs on it.
 
-use l2isolate_model::desired::{Key, Knob, Objects, Target, Value};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{Config, Connections};
+use ipnet::IpNet;
+use l2isolate_model::{
+    IfName,
+    desired::{Key, Knob, Objects, Target, Value},
+    filter::Family,
+};
+
+use crate::{Config, Connections, Tunnel};
 
 /// Neighbour tables: entries that are never collected, the soft and the hard
 /// limit. Guests' own entries are permanent and don't count; these are for the
 /// fabric and for what guests send from link-local addresses.
 const NEIGHBOURS: (i64, i64, i64) = (4096, 8192, 16384);
+
+/// With less, the kernel has no IPv6 on a device (RFC 8200, section 5). A guest
+/// whose packets don't fit isn't followed anyway.
+const MTU_IPV6: u32 = 1280;
 
 /// How large the table of connections shall be for so many ports: for what all
 /// of them together may have open, as far as there is memory. In powers of two,
@@ -66,7 +77,53 @@ pub fn plan(ports: usize, config: &Config) -> Objects {
             Value::Route(Target::Device(lo)),
         ))
     }));
+    objects.extend(config.tunnel.iter().flat_map(tunnel));
     objects
+}
+
+/// The end of the tunnels that is here: a device for all peers. What comes out of
+/// it goes to guests that are here, and nowhere else: not to the host itself, not
+/// into a tunnel again, not back to the fabric. So there is no loop, whatever two
+/// hosts believe of each other.
+fn tunnel(tunnel: &Tunnel) -> impl Iterator<Item = (Key, Value)> + use<> {
+    let settings = [
+        (Knob::TapForwarding4, 1),
+        (Knob::TapForwarding6, 1),
+        // Senders aren't routed back by it.
+        (Knob::TapRpFilter, 0),
+        (Knob::TapAcceptRedirects4, 0),
+        (Knob::TapSendRedirects, 0),
+        (Knob::TapDisable6, 0),
+        (Knob::TapAcceptRa, 0),
+        (Knob::TapAcceptRedirects6, 0),
+        (Knob::TapAddrGenMode, 1),
+    ];
+    let settings = settings.map(|(knob, value)| {
+        let key = Key::Sysctl(knob, Some(IfName::TUNNEL));
+        (key, Value::Number(value))
+    });
+    let device = [
+        (Key::Tunnel, Value::Tunnel { port: tunnel.port }),
+        (
+            Key::Mtu(IfName::TUNNEL),
+            Value::Mtu(tunnel.mtu().max(MTU_IPV6)),
+        ),
+        (Key::Up(IfName::TUNNEL), Value::Up(true)),
+    ];
+    let everywhere = [
+        IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        Ipv6Addr::UNSPECIFIED.into(),
+    ];
+    let nowhere = everywhere.into_iter().filter_map(|address| {
+        let prefix = IpNet::new(address, 0).ok()?;
+        Some((Key::Delivery(prefix), Value::Route(Target::Unreachable)))
+    });
+    let rules = Family::ALL.map(|family| (Key::TunnelRule(family), Value::Rule));
+    device
+        .into_iter()
+        .chain(settings)
+        .chain(nowhere)
+        .chain(rules)
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ pub mod migration;
 pub mod order;
 pub mod tap;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use l2isolate_model::{IfName, desired::Objects, intent::Intent, tap::Tap};
 
-pub use config::{Config, Connections, FLOOR_METRIC, Standing};
+pub use config::{Config, Connections, FLOOR_METRIC, Standing, Tunnel};
 pub use order::{KernelRules, Owner};
 
 /// A tap, and whether it carries objects of ours.
@@ -39,6 +39,8 @@ pub struct TapView<'a> {
     /// How far the routes of a guest that leaves have come, from 1: the step that
     /// they are at or may take now; see [`migration`].
     pub step: u8,
+    /// The guest has stopped here to go on elsewhere, and hasn't been heard since.
+    pub stopped: bool,
     /// Addresses or neighbours with our protocol number are on it: it was some
     /// port's tap, whatever the intent says now.
     pub marked: bool,
@@ -50,11 +52,15 @@ pub type Desired = BTreeMap<Owner, Objects>;
 /// The whole host's plan.
 #[must_use]
 pub fn plan(intent: &Intent, taps: &BTreeMap<IfName, TapView<'_>>, config: &Config) -> Desired {
-    let taps = taps.iter().map(|(name, view)| {
-        let port = intent.on_tap(*name);
+    let named = intent
+        .ports()
+        .filter_map(|(_, entry)| Some(entry.effective()?.port.tap));
+    let all: BTreeSet<IfName> = taps.keys().copied().chain(named).collect();
+    let taps = all.into_iter().map(|name| {
+        let port = intent.on_tap(name);
         (
-            Owner::Tap(*name),
-            tap::plan(*name, Some(view), port.map(AsRef::as_ref), config),
+            Owner::Tap(name),
+            tap::plan(name, taps.get(&name), port.map(AsRef::as_ref), config),
         )
     });
     taps.chain([(Owner::Host, host::plan(intent.ports().len(), config))])

@@ -35,6 +35,8 @@ pub enum KernelRules {}
 enum Step {
     /// Stop answering ARP.
     Close,
+    /// The tunnel device, whose settings and routes come after it.
+    Tunnel,
     /// Settings of host and tap.
     Setting,
     /// Hardware address and MTU, before the link is switched on.
@@ -73,7 +75,12 @@ impl Rules for KernelRules {
 
     fn deletable(key: &Key) -> bool {
         match key {
-            Key::Address(..) | Key::Neighbour(..) | Key::Route(..) => true,
+            Key::Address(..)
+            | Key::Neighbour(..)
+            | Key::Route(..)
+            | Key::Tunnel
+            | Key::TunnelRule(_)
+            | Key::Delivery(_) => true,
             // Properties of devices and of the host: they have some value always.
             Key::Sysctl(..) | Key::Mac(_) | Key::Mtu(_) | Key::Up(_) => false,
         }
@@ -88,17 +95,29 @@ impl Rules for KernelRules {
             // A link that goes down takes its routes along without a word to
             // routing daemons: they go first, and loudly.
             Key::Up(_) if desired == Some(&Value::Up(false)) => return LAST,
+            // Nothing comes out of the tunnel before it is known where to.
+            Key::Up(IfName::TUNNEL) => Step::Open,
             Key::Up(_) => Step::Up,
+            Key::Tunnel => Step::Tunnel,
+            Key::Delivery(prefix) if prefix.prefix_len() == 0 => Step::Floor,
+            Key::TunnelRule(_) => Step::Neighbour,
             Key::Address(_, net) if net.addr() == DHCP_ADDRESS => Step::Service,
             Key::Address(..) => Step::Address,
             Key::Route(_, FLOOR_METRIC) => Step::Floor,
             Key::Neighbour(..) => Step::Neighbour,
-            Key::Route(..) => Step::Route,
+            Key::Route(..) | Key::Delivery(_) => Step::Route,
         };
         step as u8
     }
 
     fn waits_for(key: &Key, desired: &Value, other: &Key) -> bool {
+        // What is of the device can't be set before it is there.
+        if key.device() == Some(IfName::TUNNEL) && *key != Key::Tunnel && *other == Key::Tunnel {
+            return true;
+        }
+        if matches!(key, Key::Up(IfName::TUNNEL)) {
+            return matches!(other, Key::TunnelRule(_) | Key::Delivery(_));
+        }
         let opening =
             matches!(key, Key::Sysctl(Knob::TapProxyArp, _)) && *desired != Value::Number(0);
         // `arp_ignore` and `proxy_arp_pvlan` decide for whom it answers.

@@ -3,12 +3,17 @@
 //! | the tap's port is | link | gateway, metadata's addresses, neighbours | floor | route (announced) | proxy ARP |
 //! |---|---|---|---|---|---|
 //! | active, live, or outgoing | up | yes | yes | yes | on |
+//! | followed | up | yes | yes | yes: by the tunnel to its new host | off |
 //! | incoming, or left | up | yes | no: the guest still runs elsewhere, or does now | no | off |
 //! | administratively down | down | no | no | no | off |
 //! | not there, but was once | as found | no | no | no | off |
 //! | not there | as found | no | no | no | as found |
 //!
-//! [`crate::migration`] says which of the first two a port is.
+//! A port that is followed has its routes without a tap as well. Where there is a
+//! tunnel, what comes out of it is routed to the taps of guests that are here or
+//! are expected, by a table that nothing else asks.
+//!
+//! [`crate::migration`] says which of the first three a port is.
 
 use std::net::IpAddr;
 
@@ -20,7 +25,10 @@ use l2isolate_model::{
     port::CheckedPort,
 };
 
-use crate::{Config, FLOOR_METRIC, TapView, guest, migration};
+use crate::{
+    Config, FLOOR_METRIC, TapView, guest,
+    migration::{self, State},
+};
 
 /// Settings of a tap that are the same for every port. `proxy_arp` is not
 /// among them: it opens and closes with the port.
@@ -58,15 +66,18 @@ pub fn plan(
     port: Option<&CheckedPort>,
     config: &Config,
 ) -> Objects {
+    let of_port = port.map(|checked| checked.port.as_ref());
+    let state = State::of_port(of_port, view, config);
+    let step = view.map_or(config.leaving_steps, |view| view.step);
+    let metric = state.announced(step, config);
     let Some(view) = view else {
-        return Objects::new();
+        let port = port.filter(|port| port.port.admin_state_up);
+        return port.map_or_else(Objects::new, |port| {
+            followed(port, state, metric, config).collect()
+        });
     };
     match port {
-        Some(port) if port.port.admin_state_up => {
-            let state =
-                migration::State::of(Some(port.port.binding.state), view.seen, view.tap.carrier);
-            wired(name, port, state.announced(view.step, config), config)
-        }
+        Some(port) if port.port.admin_state_up => wired(name, port, state, metric, config),
         Some(_) => Objects::from([proxy_arp(name, false), (Key::Up(name), Value::Up(false))]),
         None if view.marked => Objects::from([proxy_arp(name, false)]),
         None => Objects::new(),
@@ -80,7 +91,13 @@ fn proxy_arp(name: IfName, on: bool) -> (Key, Value) {
     )
 }
 
-fn wired(name: IfName, port: &CheckedPort, metric: Option<u32>, config: &Config) -> Objects {
+fn wired(
+    name: IfName,
+    port: &CheckedPort,
+    state: State,
+    metric: Option<u32>,
+    config: &Config,
+) -> Objects {
     let mut objects: Objects = SETTINGS
         .iter()
         .map(|(knob, value)| (Key::Sysctl(*knob, Some(name)), Value::Number(*value)))
@@ -102,22 +119,55 @@ fn wired(name: IfName, port: &CheckedPort, metric: Option<u32>, config: &Config)
         let addresses = metadata::ADDRESSES.map(IpNet::from);
         objects.extend(addresses.map(|address| (Key::Address(name, address), Value::Address)));
     }
-    objects.extend([proxy_arp(name, metric.is_some())]);
+    let answers = state.here() && metric.is_some();
+    objects.extend([proxy_arp(name, answers)]);
     for (address, _) in &port.addresses {
         objects.insert(Key::Neighbour(name, *address), Value::Mac(port.port.mac));
-        if let Some(metric) = metric {
-            let prefix = IpNet::from(*address);
-            objects.insert(
-                Key::Route(prefix, metric),
-                Value::Route(Target::Device(name)),
-            );
-            objects.insert(
-                Key::Route(prefix, FLOOR_METRIC),
-                Value::Route(Target::Unreachable),
-            );
+        if config.tunnel.is_some() && state.here() {
+            let key = Key::Delivery(IpNet::from(*address));
+            objects.insert(key, Value::Route(Target::Device(name)));
         }
     }
+    if state != State::Followed {
+        let to_tap = Target::Device(name);
+        objects.extend(routes(port, metric, to_tap));
+    }
+    objects.extend(followed(port, state, metric, config));
     objects
+}
+
+/// The routes of a port whose guest is followed; they need no tap.
+fn followed(
+    port: &CheckedPort,
+    state: State,
+    metric: Option<u32>,
+    config: &Config,
+) -> impl Iterator<Item = (Key, Value)> {
+    let way = migration::follow(&port.port, config).ok().flatten();
+    let way = way.filter(|_| state == State::Followed);
+    way.into_iter()
+        .flat_map(move |target| routes(port, metric, target))
+}
+
+/// The announced routes, each with its floor.
+fn routes(
+    port: &CheckedPort,
+    metric: Option<u32>,
+    target: Target,
+) -> impl Iterator<Item = (Key, Value)> {
+    let prefixes = port
+        .addresses
+        .iter()
+        .map(|(address, _)| IpNet::from(*address));
+    let announced = metric.into_iter().map(move |metric| (metric, target));
+    let ways = move || {
+        announced
+            .clone()
+            .chain(metric.map(|_| (FLOOR_METRIC, Target::Unreachable)))
+    };
+    prefixes.flat_map(move |prefix| {
+        ways().map(move |(metric, target)| (Key::Route(prefix, metric), Value::Route(target)))
+    })
 }
 
 /// The routers that the port's subnets name.

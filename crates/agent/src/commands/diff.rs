@@ -47,7 +47,8 @@ pub(crate) fn run(socket: &Path, files: &[PathBuf], json: bool) -> anyhow::Resul
 
 fn without_agent(config: &Config) -> anyhow::Result<Vec<DifferenceReport>> {
     let kernel = Kernel::open(l2isolate_kernel::Config::new(config.route_protocol))?;
-    let mut engine = Engine::start(kernel, config.plan(), config.migration_pause)?;
+    let engine = Engine::start(kernel, config.plan(), config.migration_pause)?;
+    let mut engine = engine.with_uplinks(&config.uplinks.0);
     if config.firewall {
         engine = engine.with_firewall(Firewall::start(config.filter())?);
     }

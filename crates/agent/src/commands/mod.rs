@@ -7,6 +7,7 @@ pub(crate) mod base_filter;
 pub(crate) mod check_config;
 pub(crate) mod diff;
 pub(crate) mod drain;
+pub(crate) mod guest;
 pub(crate) mod metadata;
 pub(crate) mod ports;
 pub(crate) mod release;

@@ -13,9 +13,11 @@ mod types;
 use std::{
     cell::RefCell,
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use l2isolate_advertise::driver::{BirdSettings, Daemon, FrrSettings, GobgpSettings};
@@ -23,7 +25,7 @@ use l2isolate_ini::{Ini, Place, Wrong, substitute};
 use l2isolate_model::filter::Limit;
 use l2isolate_oslo::OptionError;
 use l2isolate_plan::{
-    Connections,
+    Connections, Tunnel,
     filter::{FilterConfig, Limits},
     guest::{GuestConfig, Known},
 };
@@ -194,6 +196,18 @@ fn typed(ini: &Ini, problems: Vec<Problem>) -> Result<Loaded, Problem> {
             Err(problem) => problems.push(problem),
         }
     }
+    let lacking = [
+        (config.underlay().is_none(), "underlay_address or loopbacks"),
+        (config.uplinks.0.is_empty(), "uplinks"),
+    ];
+    let lacking = lacking
+        .iter()
+        .filter(|(lacks, _)| config.migration_tunnel && *lacks);
+    problems.extend(lacking.map(|(_, what)| Problem {
+        option: Some((GROUP, "migration_tunnel".to_owned())),
+        reason: format!("needs {what}, which isn't given"),
+        ..Problem::table()
+    }));
     let unknown = ini
         .keys(GROUP)
         .filter(|(key, _)| option(GROUP, key).is_none());
@@ -266,11 +280,30 @@ impl Config {
             dhcp: self.dhcp,
             metadata: self.allow_metadata,
             manage_host: self.manage_host,
+            tunnel: self.tunnel(),
             connections: self.firewall.then(|| Connections {
                 per_port: self.connections_per_port(),
                 most: connections_that_fit(memory()),
             }),
         }
+    }
+
+    /// This host's address in the fabric.
+    pub(crate) fn underlay(&self) -> Option<IpAddr> {
+        let first = self.loopbacks.first().map(IpNet::addr);
+        self.underlay_address.0.or(first)
+    }
+
+    /// The tunnel of live migrations; whoever knows the uplinks says how large they
+    /// are.
+    fn tunnel(&self) -> Option<Tunnel> {
+        self.underlay()
+            .filter(|_| self.migration_tunnel)
+            .map(|address| Tunnel {
+                address,
+                port: self.migration_tunnel_port,
+                underlay: 0,
+            })
     }
 
     /// The routing daemon that is spoken with that way; none for the kernel's.
@@ -323,6 +356,7 @@ impl Config {
             gateway_link_local: Some(self.gateway_link_local),
             metadata: self.allow_metadata,
             dns: self.allow_dns,
+            tunnel: self.tunnel().map(|tunnel| tunnel.port),
             limits: Limits {
                 new: limit(self.limit_new_connections),
                 connections: self.limit_connections,

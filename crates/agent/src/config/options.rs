@@ -229,6 +229,16 @@ options! {
     /// seconds.
     ["l2isolate"] migration_pause: Duration = "1", in 0..=60;
 
+    /// Whether what still arrives for guests that have left by live migration is sent
+    /// after them, by a tunnel to their new host's underlay address (VXLAN-GPE); the
+    /// hosts of a cloud all have it or none. Needs uplinks, whose smallest MTU must
+    /// have room for machines' packets and 36 bytes more, 56 with IPv6.
+    ["l2isolate"] migration_tunnel: bool = "false";
+
+    /// UDP port of that tunnel, the same on all hosts. Open to the other hosts of
+    /// migrations alone; networks between hosts must let it pass.
+    ["l2isolate"] migration_tunnel_port: u16 = "4790", in 1..=65_535;
+
     /// The user, of the group frrvty, as which vtysh runs; empty: as the agent.
     ["l2isolate"] advertise_user: UserName = "";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use l2isolate_model::{IfName, desired::Key};
-use l2isolate_plan::{Owner, Standing};
+use l2isolate_plan::{Owner, Standing, migration::State};
 use tracing::warn;
 
 use super::Engine;
@@ -35,8 +35,9 @@ impl Engine {
         let host = self.routed(&Owner::Host);
         announcer.routed(Owner::Host, host);
         for tap in std::mem::take(&mut self.rerouted) {
-            // A route without carrier leads to nobody.
-            let routed = match self.taps.get(&tap).is_some_and(|tap| tap.carrier) {
+            // A route to a tap without carrier leads to nobody.
+            let open = self.taps.get(&tap).is_some_and(|tap| tap.carrier);
+            let routed = match open || self.migration(tap) == State::Followed {
                 true => self.routed(&Owner::Tap(tap)),
                 false => BTreeMap::new(),
             };

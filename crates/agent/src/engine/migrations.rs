@@ -71,11 +71,20 @@ impl Engine {
             let peer = port.binding.peer.map(|peer| format!(" ({peer})"));
             let peer = peer.unwrap_or_default();
             let reason = match state {
+                State::Outgoing | State::Left if let Some(why) = self.unfollowed(*tap) => format!(
+                    "what arrives here for the guest once it has stopped can't be sent after \
+                     it: {why}"
+                ),
                 _ if seconds < PATIENCE => return None,
                 State::Live => format!(
                     "the guest has been here for {seconds} s, and the port is still bound here \
                      as incoming: see whether the host that it came from{peer} still announces \
                      it, and end the migration"
+                ),
+                State::Followed => format!(
+                    "the guest has been elsewhere for {seconds} s, and the port is still bound \
+                     here as outgoing: see whether it runs where it was to go{peer} and is \
+                     reached there, and end the migration"
                 ),
                 State::Left => format!(
                     "nobody has been behind its tap for {seconds} s, and the port is still \

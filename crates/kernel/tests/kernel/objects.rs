@@ -4,7 +4,11 @@ use l2isolate_kernel::{
     ApplyError,
     testing::{in_new_netns, ip, tap},
 };
-use l2isolate_model::desired::{Key, Target, Value};
+use l2isolate_model::{
+    IfName,
+    desired::{Key, Knob, Target, Value},
+    filter::Family,
+};
 use l2isolate_reconcile::Change;
 
 use crate::common::{FLOOR, Host, METRIC, address, floor, name, neighbour, route};
@@ -172,6 +176,106 @@ fn routes() {
         ]);
         host.settle();
         assert!(host.has(&route("2001:db8:ff::1/128", "lo")));
+    });
+}
+
+/// The tunnel with its rules, and routes into it and out of it, by peers of both
+/// families; what another agent finds of it, and what is left when all is deleted.
+#[test]
+fn tunnel() {
+    in_new_netns(|| {
+        tap("tap0", "vm0");
+        let mut host = Host::new();
+        let device = |port| (Key::Tunnel, Value::Tunnel { port });
+        host.set([device(4790)]);
+        host.drain();
+        // The kernel would choose another one itself, without a word.
+        let no_address = Key::Sysctl(Knob::TapAddrGenMode, Some(IfName::TUNNEL));
+        host.set([(no_address, Value::Number(1))]);
+        host.objects.insert(no_address, Value::Number(1));
+        let up = (Key::Up(IfName::TUNNEL), Value::Up(true));
+        let mtu = (Key::Mtu(IfName::TUNNEL), Value::Mtu(1464));
+        let mut objects = vec![device(4790), mtu, up];
+        objects.extend(Family::ALL.map(|family| (Key::TunnelRule(family), Value::Rule)));
+        let out = |prefix: &str, target| {
+            let key = Key::Delivery(prefix.parse().unwrap());
+            (key, Value::Route(target))
+        };
+        for nowhere in ["0.0.0.0/0", "::/0"] {
+            objects.push(out(nowhere, Target::Unreachable));
+        }
+        for (prefix, from, to) in [
+            ("10.252.0.5/32", "10.255.0.1", "10.255.0.2"),
+            ("2001:db8:1::5/128", "10.255.0.1", "10.255.0.3"),
+            ("10.252.0.6/32", "2001:db8:ff::1", "2001:db8:ff::2"),
+            ("2001:db8:1::6/128", "2001:db8:ff::1", "2001:db8:ff::3"),
+        ] {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let (key, _) = route(prefix, "tap0");
+            objects.push((key, Value::Route(Target::Tunnel { from, to })));
+            objects.push(out(prefix, Target::Device(name("tap0"))));
+        }
+        host.set(objects[1..].iter().copied());
+        host.settle();
+        for object in &objects {
+            assert!(host.has(object), "{}", object.0);
+        }
+        let shown = ip("-d link show l2isolate0");
+        assert!(
+            shown.contains("external") && shown.contains("gpe"),
+            "{shown}"
+        );
+        let shown = ip("route show 10.252.0.6/32");
+        assert!(
+            shown.contains("encap ip6 ") && shown.contains("dst 2001:db8:ff::2"),
+            "{shown}"
+        );
+        assert!(ip("-6 rule show").contains("from all iif l2isolate0 lookup 76"));
+
+        // To the tap and back, in the same place.
+        let (key, by_tunnel) = objects[7];
+        for value in [route("10.252.0.5/32", "tap0").1, by_tunnel] {
+            host.set([(key, value)]);
+            host.settle();
+            assert!(host.has(&(key, value)));
+            assert_eq!(ip("route show 10.252.0.5/32").lines().count(), 1);
+        }
+        // Another port is another device; what led through it went with it.
+        host.set([device(4791)]);
+        host.settle();
+        assert!(host.has(&device(4791)) && !host.objects.contains_key(&key));
+        assert!(host.has(&objects[8]), "{}", objects[8].0);
+
+        host.delete(
+            objects
+                .iter()
+                .rev()
+                .map(|(key, _)| *key)
+                .filter(|key| !matches!(key, Key::Mtu(_) | Key::Up(_))),
+        );
+        host.settle();
+        assert!(
+            !objects
+                .iter()
+                .any(|(key, _)| host.objects.contains_key(key))
+        );
+        assert!(!ip("rule show").contains("l2isolate0"));
+    });
+}
+
+/// A device of the tunnel's name that is none is left alone, and named.
+#[test]
+fn a_strangers_tunnel() {
+    in_new_netns(|| {
+        tap("l2isolate0", "vm0");
+        let mut host = Host::new();
+        assert!(!host.objects.contains_key(&Key::Tunnel));
+        let set = Change::Set(Key::Tunnel, Value::Tunnel { port: 4790 });
+        let outcome = host.kernel.apply(&[set, Change::Delete(Key::Tunnel)]);
+        let failure = outcome[0].as_ref().unwrap_err().to_string();
+        assert!(failure.contains("tunnel device l2isolate0") && failure.contains("exists"));
+        outcome[1].as_ref().unwrap();
+        assert!(ip("link show l2isolate0").contains("vm0"));
     });
 }
 

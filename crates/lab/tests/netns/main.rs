@@ -12,6 +12,7 @@ mod carrier;
 mod cloud;
 mod faults;
 mod fixture;
+mod follow;
 mod hand_over;
 mod lifecycle;
 mod migrate;

@@ -5,9 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use l2isolate_model::filter::{
-    Chain, Each, Family, Hook, Item, Key, Name, Objects, Place, Rule, SetType, Side, Table, Term,
-    Value, Way,
+use l2isolate_model::{
+    IfName,
+    filter::{
+        Chain, Each, Family, Hook, Item, Key, Name, Objects, Place, Rule, SetType, Side, Table,
+        Term, Value, Way,
+    },
 };
 
 use super::{
@@ -101,6 +104,9 @@ impl Base<'_> {
                 self.set(inet, &Sets::of(pair, family), kind);
             }
             self.set(inet, &names::left(family), SetType::Addresses(family));
+            if self.config.tunnel.is_some() {
+                self.set(inet, &names::peers(family), SetType::Addresses(family));
+            }
             let name = names::protected(family);
             self.set(inet, &name, SetType::Ranges(family));
             let nets = self.config.protected.iter().copied();
@@ -133,6 +139,8 @@ impl Base<'_> {
         if self.tracked {
             from.insert(0, vec![Term::Known, Term::Accept]);
         }
+        let mut input = vec![tap(Way::In, names::HOST)];
+        input.extend(self.config.tunnel.into_iter().flat_map(tunnelled));
         let inet = [
             (
                 "prerouting",
@@ -145,11 +153,7 @@ impl Base<'_> {
                 hook(Place::Forward, FILTER),
                 vec![tap(Way::Out, names::JUDGE_TO)],
             ),
-            (
-                "input",
-                hook(Place::Input, FILTER),
-                vec![tap(Way::In, names::HOST)],
-            ),
+            ("input", hook(Place::Input, FILTER), input),
             (
                 "output",
                 hook(Place::Output, FILTER),
@@ -255,6 +259,26 @@ impl Base<'_> {
             Term::Jump(names::fixed(chain)),
         ]
     }
+}
+
+/// The tunnel's port is open to the peers of migrations, and nothing that comes out
+/// of the tunnel is for this host itself. Guests have been judged before.
+fn tunnelled(port: u16) -> Vec<Rule> {
+    let to_port = [Term::Protocol(17), Term::Port(port, port)];
+    let mut rules = vec![vec![
+        Term::DevicePrefix(Way::In, IfName::TUNNEL),
+        Term::Drop,
+    ]];
+    for family in Family::ALL {
+        let from_peer = [
+            Term::AddressIn(Side::Source, family, names::peers(family)),
+            Term::Accept,
+        ];
+        let packet = [Term::Family(family)].into_iter().chain(to_port.clone());
+        rules.push(packet.chain(from_peer).collect());
+    }
+    rules.push(to_port.into_iter().chain([Term::Drop]).collect());
+    rules
 }
 
 /// Drops what matches and is over a limit of the tap that it comes from.

@@ -21,6 +21,9 @@ pub struct FilterConfig {
     pub metadata: bool,
     /// Guests may ask the gateway for names (port 53).
     pub dns: bool,
+    /// UDP port of the tunnel by which what arrives for guests that have left
+    /// follows them: open to the peers of migrations alone.
+    pub tunnel: Option<u16>,
     /// What one tap may use of the host.
     pub limits: Limits,
     /// NFLOG group to which dropped packets are shown.
@@ -73,6 +76,7 @@ impl Default for FilterConfig {
             gateway_link_local: None,
             metadata: true,
             dns: false,
+            tunnel: None,
             limits: Limits::default(),
             log_group: 76,
             log: BTreeSet::new(),

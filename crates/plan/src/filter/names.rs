@@ -232,6 +232,11 @@ pub(crate) fn left(family: Family) -> Name {
     of_family("left", family)
 }
 
+/// Underlay addresses of other hosts that take part in a migration with this one.
+pub(crate) fn peers(family: Family) -> Name {
+    of_family("peers", family)
+}
+
 fn of_family(what: &str, family: Family) -> Name {
     format!("{what}-{}", digit(family)).into()
 }

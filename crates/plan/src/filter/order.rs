@@ -28,6 +28,8 @@ pub enum Owner {
     Addresses(AddressGroupId),
     /// Addresses whose flows are still to be ended.
     Left,
+    /// Hosts from which something may come by the tunnel.
+    Peers,
 }
 
 /// The rules for objects of the firewall.

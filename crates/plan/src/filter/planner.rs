@@ -107,7 +107,7 @@ impl Planner {
             groups.flat_map(|group| self.taps_of(group)).collect()
         };
         match owner {
-            Owner::Left => BTreeSet::new(),
+            Owner::Left | Owner::Peers => BTreeSet::new(),
             Owner::Base => self.taps.keys().copied().collect(),
             Owner::Tap(tap) => [*tap].into(),
             Owner::Profile(profile) => self.taps_with(profile).collect(),

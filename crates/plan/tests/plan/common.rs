@@ -30,6 +30,7 @@ pub(crate) fn config() -> Config {
             per_port: 20_000,
             most: 1 << 23,
         }),
+        tunnel: None,
     }
 }
 
@@ -117,6 +118,7 @@ pub(crate) fn views(taps: &BTreeMap<IfName, (Tap, bool)>) -> BTreeMap<IfName, Ta
                     marked: *marked,
                     seen: false,
                     step: 2,
+                    stopped: false,
                 },
             )
         })
@@ -167,6 +169,7 @@ pub(crate) fn plan_seen(port: Value, seen: bool) -> Objects {
         marked: false,
         seen,
         step: 2,
+        stopped: false,
     };
     let port = intent.on_tap(name(0)).map(Arc::clone);
     l2isolate_plan::tap::plan(name(0), Some(&view), port.as_deref(), &config())

@@ -24,6 +24,7 @@ fn entry_with(port: &Value, config: &Config, there: bool) -> Option<Entry> {
         marked: false,
         seen: false,
         step: 1,
+        stopped: false,
     };
     let port = intent.on_tap(name(0)).map(AsRef::as_ref);
     metadata::plan(name(0), there.then_some(&view), port, config)

@@ -181,6 +181,7 @@ impl Host {
             marked: false,
             seen: false,
             step: 1,
+            stopped: false,
         };
         let config = Config {
             route_metric: 5,
@@ -191,6 +192,7 @@ impl Host {
             dhcp: true,
             metadata: true,
             manage_host: true,
+            tunnel: None,
             connections: None,
         };
         let checked = intent.on_tap(name).map(AsRef::as_ref);
