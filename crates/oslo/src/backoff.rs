@@ -51,18 +51,28 @@ impl Backoff {
             })
     }
 
-    /// A call has timed out; `dice` is from 0 to 1. Returns the next time-out,
-    /// and how long the next call will wait.
-    pub fn timed_out(&self, method: &str, now: Instant, dice: f64) -> (Duration, Duration) {
+    /// A call has timed out after `waited`, which [`next`](Self::next) gave it;
+    /// of several that were under way together one counts. `dice` is from 0 to
+    /// 1. Returns the next time-out, and how long the next call will wait.
+    pub fn timed_out(
+        &self,
+        method: &str,
+        waited: Duration,
+        now: Instant,
+        dice: f64,
+    ) -> (Duration, Duration) {
         let mut methods = self.methods.lock().unwrap_or_else(PoisonError::into_inner);
         let known = methods.entry(method.to_owned()).or_insert(Method {
             timeout: self.base,
             not_before: None,
         });
-        let pause = known.timeout.min(self.base).mul_f64(dice.clamp(0.0, 1.0));
-        known.timeout = known.timeout.saturating_mul(2).min(self.max);
-        known.not_before = Some(now + pause);
-        (known.timeout, pause)
+        if waited >= known.timeout {
+            let pause = known.timeout.min(self.base).mul_f64(dice.clamp(0.0, 1.0));
+            known.timeout = known.timeout.saturating_mul(2).min(self.max);
+            known.not_before = Some(now + pause);
+        }
+        let pause = known.not_before.map(|at| at.saturating_duration_since(now));
+        (known.timeout, pause.unwrap_or_default())
     }
 
     /// A call was answered after `took`. Neutron's own agents keep a raised
@@ -94,7 +104,12 @@ mod tests {
         assert_eq!(backoff.next("sync", now), (secs(60), secs(0)));
         let mut timeouts = Vec::new();
         for _ in 0..5 {
-            timeouts.push(backoff.timed_out("sync", now, 0.5).0.as_secs());
+            let (waited, _) = backoff.next("sync", now);
+            let (next, _) = backoff.timed_out("sync", waited, now, 0.5);
+            timeouts.push(next.as_secs());
+            // Another one that was sent together with it.
+            let (same, _) = backoff.timed_out("sync", waited.min(secs(599)), now, 0.9);
+            assert_eq!(same, next);
         }
         assert_eq!(timeouts, [120, 240, 480, 600, 600]);
         // The pause is never longer than the base, and it passes.

@@ -135,7 +135,7 @@ impl Client {
                 Err(Error::Timeout { .. }) => {
                     let (next, pause) =
                         self.backoff
-                            .timed_out(method, Instant::now(), fastrand::f64());
+                            .timed_out(method, timeout, Instant::now(), fastrand::f64());
                     tracing::warn!(
                         method,
                         topic = self.target.topic,

@@ -18,9 +18,6 @@ use crate::update::Availability;
 
 /// A report that the server ignored is sent again after this.
 const IGNORED: Duration = Duration::from_secs(5);
-/// Ports that couldn't be reported are tried again after this, doubling.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(30);
 /// So many seconds from the database's clock are worth a word.
 const SKEW: i64 = 30;
 
@@ -33,7 +30,7 @@ impl Worker {
                 asked,
                 result,
             } => self.synced(&named, &asked, result),
-            Done::Devices(report, result) => self.told(report, result),
+            Done::Devices(report, result) => self.told(&report, result),
         }
     }
 
@@ -157,8 +154,7 @@ impl Worker {
         }
     }
 
-    fn told(&mut self, report: Report, result: Result<Value, RpcError>) {
-        self.telling = false;
+    fn told(&mut self, report: &Report, result: Result<Value, RpcError>) {
         let now = Instant::now();
         match result {
             Ok(value) => {
@@ -172,9 +168,7 @@ impl Worker {
                     failed = failed.len(),
                     "told Neutron of ports"
                 );
-                self.devices.done(now, &report, &failed);
-                self.device_failures = 0;
-                self.devices_at = None;
+                self.devices.done(now, report, &failed);
                 let refused = self.devices.refused().map(ToString::to_string);
                 let refused: Vec<String> = refused.collect();
                 let reason = (!refused.is_empty()).then(|| {
@@ -186,12 +180,7 @@ impl Worker {
                 self.complain(|w| &mut w.devices, reason);
             }
             Err(error) => {
-                self.devices.failed(report);
-                let pause = RETRY
-                    .saturating_mul(1 << self.device_failures.min(6))
-                    .min(RETRY_MOST);
-                self.device_failures += 1;
-                self.devices_at = Some(now + pause.mul_f64(0.5 + fastrand::f64()));
+                self.devices.failed(now, report, 0.5 + fastrand::f64());
                 self.complain(
                     |w| &mut w.devices,
                     Some(format!("update_device_list: {error}")),

@@ -8,6 +8,10 @@
 //! A port that is expected by live migration has its status from the other
 //! host; Nova waits to hear that it is plugged in here, so that is said once for
 //! each tap (Neutron passes it on and changes nothing).
+//!
+//! A few calls are under way at a time, so that several of Neutron's workers have
+//! something to do; a port is in one of them only, so what is said of it arrives in
+//! order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +26,16 @@ use l2isolate_model::{
 use super::wire::Status;
 
 /// How many ports one call reports: Neutron needs some 50 ms for each.
-const BATCH: usize = 20;
-/// Before a port is reported again that Neutron couldn't take.
-const RETRY: Duration = Duration::from_secs(10);
-const RETRY_MOST: Duration = Duration::from_secs(300);
+const BATCH: usize = 10;
+/// How many calls are under way at most: two of Neutron's workers, and no more of
+/// them for one host.
+const CALLS: usize = 2;
+/// Before a port is reported again that Neutron couldn't take: doubled each time.
+const REFUSED: Duration = Duration::from_secs(10);
+const REFUSED_MOST: Duration = Duration::from_secs(300);
+/// The same of a call that wasn't answered, or with a failure.
+const FAILED: Duration = Duration::from_secs(1);
+const FAILED_MOST: Duration = Duration::from_secs(30);
 
 /// A tap that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +58,9 @@ pub(crate) struct Devices {
     by_tap: BTreeMap<IfName, PortId>,
     /// Ports that there may be something to say about.
     dirty: BTreeSet<PortId>,
+    /// Ports of which a report is under way, and how many reports that are.
+    under_way: BTreeSet<PortId>,
+    calls: usize,
     /// How many reports have been made: what was read before one of a port is
     /// older than it.
     reports: u64,
@@ -65,7 +78,10 @@ struct Device {
     /// Number of the last report of it, and when it was taken.
     reported: u64,
     reported_at: Option<Instant>,
-    failures: u32,
+    /// How many times in a row Neutron couldn't take it,
+    refused: u32,
+    /// or a call with it failed.
+    failed: u32,
     not_before: Option<Instant>,
 }
 
@@ -75,6 +91,16 @@ pub(crate) struct Report {
     /// With the index of the tap.
     pub(crate) up: BTreeMap<PortId, u32>,
     pub(crate) down: BTreeSet<PortId>,
+}
+
+impl Report {
+    fn ids(&self) -> impl Iterator<Item = &PortId> {
+        self.up.keys().chain(&self.down)
+    }
+}
+
+fn doubled(pause: Duration, times: u32) -> Duration {
+    pause.saturating_mul(1 << times.min(8))
 }
 
 enum Due {
@@ -128,7 +154,8 @@ impl Devices {
             told: None,
             reported: 0,
             reported_at: None,
-            failures: 0,
+            refused: 0,
+            failed: 0,
             not_before: None,
         });
         if device.binding != port.binding.state {
@@ -204,10 +231,18 @@ impl Devices {
         self.reports
     }
 
-    /// What to report now; none: nothing, or not yet.
+    /// What to report now, which is under way from then on: what is read after
+    /// this knows of it. None: nothing, not yet, or enough is under way.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Report> {
+        if self.calls >= CALLS {
+            return None;
+        }
         let mut report = Report::default();
         for id in std::mem::take(&mut self.dirty) {
+            // It is looked at again when the report of it has ended.
+            if self.under_way.contains(&id) {
+                continue;
+            }
             let Some(due) = self.due(&id) else { continue };
             let waits = self.ports.get(&id).and_then(|device| device.not_before);
             let full = report.up.len() + report.down.len() >= BATCH;
@@ -224,7 +259,13 @@ impl Devices {
                 }
             }
         }
-        (report != Report::default()).then_some(report)
+        if report == Report::default() {
+            return None;
+        }
+        self.under_way.extend(report.ids().cloned());
+        self.calls += 1;
+        self.reports += 1;
+        Some(report)
     }
 
     fn due(&self, id: &PortId) -> Option<Due> {
@@ -252,29 +293,23 @@ impl Devices {
         }
     }
 
-    /// A report is on its way: what is read from now on knows of it.
-    pub(crate) fn sent(&mut self) {
-        self.reports += 1;
-    }
-
     /// Neutron has taken a report, except for these.
-    pub(crate) fn done(&mut self, now: Instant, report: &Report, failed: &BTreeSet<PortId>) {
-        self.reports += 1;
+    pub(crate) fn done(&mut self, now: Instant, report: &Report, refused: &BTreeSet<PortId>) {
+        self.ended(report);
         let up = report.up.iter().map(|(id, index)| (id, Some(*index)));
         let down = report.down.iter().map(|id| (id, None));
         for (id, index) in up.chain(down) {
             let Some(device) = self.ports.get_mut(id) else {
                 continue;
             };
-            // There may be something else to say by now.
-            self.dirty.insert(id.clone());
-            if failed.contains(id) {
-                let pause = RETRY.saturating_mul(1 << device.failures.min(8));
-                device.failures += 1;
-                device.not_before = Some(now + pause.min(RETRY_MOST));
+            device.failed = 0;
+            if refused.contains(id) {
+                let pause = doubled(REFUSED, device.refused).min(REFUSED_MOST);
+                device.refused += 1;
+                device.not_before = Some(now + pause);
                 continue;
             }
-            device.failures = 0;
+            device.refused = 0;
             device.not_before = None;
             device.told = index;
             device.reported = self.reports;
@@ -288,14 +323,42 @@ impl Devices {
         }
     }
 
-    /// A report came to nothing: all of it is still to be said.
-    pub(crate) fn failed(&mut self, report: Report) {
+    /// A report came to nothing: all of it is still to be said, after a pause
+    /// that is `spread` times the usual one. Others don't wait for it.
+    pub(crate) fn failed(&mut self, now: Instant, report: &Report, spread: f64) {
+        self.ended(report);
+        for id in report.ids() {
+            if let Some(device) = self.ports.get_mut(id) {
+                let pause = doubled(FAILED, device.failed).min(FAILED_MOST);
+                device.failed += 1;
+                device.not_before = Some(now + pause.mul_f64(spread));
+            }
+        }
+    }
+
+    fn ended(&mut self, report: &Report) {
+        self.calls -= 1;
         self.reports += 1;
-        self.dirty.extend(report.up.into_keys().chain(report.down));
+        for id in report.ids() {
+            self.under_way.remove(id);
+            // There may be something else to say by now.
+            self.dirty.insert(id.clone());
+        }
+    }
+
+    /// There is another connection: what failed needn't wait any more.
+    pub(crate) fn reconnected(&mut self) {
+        for device in self.ports.values_mut().filter(|d| d.failed > 0) {
+            device.failed = 0;
+            device.not_before = None;
+        }
     }
 
     /// When something can be said that has to wait.
     pub(crate) fn due_at(&self) -> Option<Instant> {
+        if self.calls >= CALLS {
+            return None;
+        }
         let waiting = self.dirty.iter().filter_map(|id| self.ports.get(id));
         waiting.filter_map(|device| device.not_before).min()
     }
@@ -316,7 +379,7 @@ impl Devices {
 
     /// Ports that Neutron couldn't take.
     pub(crate) fn refused(&self) -> impl Iterator<Item = &PortId> {
-        let refused = self.ports.iter().filter(|(_, device)| device.failures > 0);
+        let refused = self.ports.iter().filter(|(_, device)| device.refused > 0);
         refused.map(|(id, _)| id)
     }
 
@@ -385,7 +448,6 @@ mod tests {
             let mut all = String::new();
             while let Some(report) = self.devices.next(self.now) {
                 all.push_str(if report.up.is_empty() { "-" } else { "+" });
-                self.devices.sent();
                 self.devices.done(self.now, &report, &BTreeSet::new());
             }
             all
@@ -489,16 +551,25 @@ mod tests {
         assert_eq!(rig.reported(), "+");
     }
 
-    /// What Neutron refuses is said again later; what didn't reach it at once.
+    /// What Neutron refuses is said again later, and so is what didn't reach it:
+    /// sooner, and at once with another connection.
     #[test]
     fn failures_are_tried_again() {
         let mut rig = Rig::new("active", Status::Down);
         rig.tap(Some((3, true)));
+        for failed in 0..4 {
+            let report = rig.devices.next(rig.now).unwrap();
+            rig.devices.failed(rig.now, &report, 1.0);
+            assert_eq!(rig.devices.next(rig.now), None, "it waits");
+            assert_eq!(rig.devices.due_at(), Some(rig.now + FAILED * (1 << failed)));
+            rig.now = rig.devices.due_at().unwrap();
+        }
         let report = rig.devices.next(rig.now).unwrap();
-        assert_eq!(rig.devices.next(rig.now), None, "it is under way");
-        rig.devices.failed(report);
+        rig.devices.failed(rig.now, &report, 1.0);
+        rig.devices.reconnected();
         let report = rig.devices.next(rig.now).unwrap();
         rig.devices.done(rig.now, &report, &BTreeSet::from([id()]));
+        rig.devices.reconnected();
         assert_eq!(rig.reported(), "");
         assert_eq!(rig.devices.refused().count(), 1);
         let at = rig.devices.due_at().unwrap();
@@ -507,12 +578,35 @@ mod tests {
         assert_eq!(rig.devices.refused().count(), 0);
     }
 
+    /// What is said of a port has to arrive in order: nothing more is said of it
+    /// before the last word is answered, whatever becomes of its tap.
     #[test]
-    fn a_call_reports_so_many() {
+    fn a_port_is_in_one_call_at_a_time() {
+        let mut rig = Rig::new("active", Status::Down);
+        rig.tap(Some((3, true)));
+        let up = rig.devices.next(rig.now).unwrap();
+        rig.tap(None);
+        assert_eq!(rig.devices.next(rig.now), None);
+        rig.devices.set_port(&id(), None);
+        rig.port("active", true);
+        rig.status(Status::Down);
+        assert_eq!(rig.devices.next(rig.now), None);
+        rig.devices.done(rig.now, &up, &BTreeSet::new());
+        let down = rig.devices.next(rig.now).unwrap();
+        rig.tap(Some((4, true)));
+        assert_eq!(rig.devices.next(rig.now), None);
+        rig.devices.failed(rig.now, &down, 1.0);
+        // What failed may have been taken or not.
+        rig.now += FAILED;
+        assert_eq!(rig.reported(), "-+");
+    }
+
+    /// The devices of so many ports that are to be reported up.
+    fn many(ports: usize) -> Devices {
         let mut devices = Devices::default();
         let mut taps = Vec::new();
         let mut statuses = BTreeMap::new();
-        for number in 0..BATCH + 5 {
+        for number in 0..ports {
             let id: PortId = format!("{number:08x}-0000-4000-8000-000000000001")
                 .parse()
                 .unwrap();
@@ -529,22 +623,57 @@ mod tests {
                 }),
             ));
         }
-        // Some strays among them.
-        for name in ["tapdeadbeef-00", "eth0"] {
-            taps.push((
-                name.parse().unwrap(),
-                Some(TapState {
-                    index: 8,
-                    port: None,
-                    wired: false,
-                }),
-            ));
-        }
         devices.set_statuses(&statuses, 0);
         devices.tell(taps);
+        devices
+    }
+
+    #[test]
+    fn a_call_reports_so_many() {
+        let mut devices = many(BATCH + 5);
+        // Some strays among them.
+        let stray = TapState {
+            index: 8,
+            port: None,
+            wired: false,
+        };
+        let strays = ["tapdeadbeef-00", "eth0"];
+        devices.tell(
+            strays
+                .map(|name| (name.parse().unwrap(), Some(stray.clone())))
+                .into(),
+        );
         let now = Instant::now();
         assert_eq!(devices.next(now).unwrap().up.len(), BATCH);
         assert_eq!(devices.next(now).unwrap().up.len(), 5);
         assert_eq!(devices.strays().count(), 2);
+    }
+
+    /// A server that is slow, or a call that fails, costs others nothing; and no
+    /// host has all of the server's workers.
+    #[test]
+    fn so_many_calls_are_under_way() {
+        let mut devices = many(BATCH * (CALLS + 2));
+        let now = Instant::now();
+        let mut calls: Vec<Report> = (0..CALLS).map(|_| devices.next(now).unwrap()).collect();
+        assert_eq!(devices.next(now), None);
+        assert_eq!(devices.due_at(), None, "nothing but an answer helps");
+        devices.failed(now, &calls.remove(0), 1.0);
+        let next = devices.next(now).unwrap();
+        assert!(
+            calls
+                .iter()
+                .all(|call| call.up.keys().all(|id| !next.up.contains_key(id)))
+        );
+        devices.done(now, &next, &BTreeSet::new());
+        for call in calls {
+            devices.done(now, &call, &BTreeSet::new());
+        }
+        let last = devices.next(now).unwrap();
+        devices.done(now, &last, &BTreeSet::new());
+        assert_eq!(devices.next(now), None);
+        let later = now + FAILED;
+        assert_eq!(devices.due_at(), Some(later));
+        assert_eq!(devices.next(later).unwrap().up.len(), BATCH);
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that talks to Neutron.
 //!
 //! One task owns all state; calls are made by tasks of their own, each kind one
-//! at a time, which hand over what came of them.
+//! at a time (a few of `update_device_list`), which hand over what came of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -126,10 +126,6 @@ pub(super) struct Worker {
     /// sooner: Neutron binds anew only for an agent that it knows as alive.
     pub(super) report_first: Option<Instant>,
     pub(super) syncing: bool,
-    pub(super) telling: bool,
-    /// No report of ports before this.
-    pub(super) devices_at: Option<Instant>,
-    pub(super) device_failures: u32,
     pub(super) complete: bool,
     pub(super) availability: Availability,
     pub(super) contact: Contact,
@@ -212,9 +208,6 @@ impl Worker {
             reporting: false,
             report_first: None,
             syncing: false,
-            telling: false,
-            devices_at: None,
-            device_failures: 0,
             complete: false,
             availability: Availability::Starting,
             contact: Contact::default(),
@@ -293,8 +286,7 @@ impl Worker {
                         Duration::ZERO
                     };
                     self.report_at = Some(now + spread);
-                    self.devices_at = None;
-                    self.device_failures = 0;
+                    self.devices.reconnected();
                     if let Availability::Away { reason, .. } = &mut self.availability {
                         *reason = format!("connected to {host} again, not synced yet");
                     }
@@ -353,13 +345,7 @@ impl Worker {
         if !self.syncing && self.complete && self.hears_all() {
             self.sync_doubts(now);
         }
-        self.devices_at = self.devices_at.filter(|at| *at > now);
-        if !self.telling
-            && self.devices_at.is_none()
-            && let Some(report) = self.devices.next(now)
-        {
-            self.telling = true;
-            self.devices.sent();
+        while let Some(report) = self.devices.next(now) {
             let arguments =
                 wire::update_device_list(&self.host, report.up.keys(), report.down.iter());
             self.call(&self.plugin, "update_device_list", arguments, |result| {
@@ -453,9 +439,7 @@ impl Worker {
         let sync = sync.map(|(at, _)| first.map_or(at, |first| first.max(at)));
         let doubts = self.doubts.due();
         let doubts = doubts.filter(|_| !self.syncing && self.complete && self.hears_all());
-        let devices = (!self.telling)
-            .then(|| self.devices_at.or(self.devices.due_at()))
-            .flatten();
+        let devices = self.devices.due_at();
         [guard, report, sync, doubts, devices]
             .into_iter()
             .flatten()
