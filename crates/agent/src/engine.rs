@@ -39,6 +39,7 @@ use crate::{
     guests::{self, Guests},
     peers::Peers,
     report::named_by_nova,
+    rivals::Rivals,
 };
 
 /// Rounds of plan and apply in one go. Two are the rule (what waits comes
@@ -62,6 +63,8 @@ pub(crate) struct Engine {
     peers: Peers,
     /// Names of the interfaces to switches.
     uplinks: Vec<IfName>,
+    /// Absent where nobody looks for them.
+    rivals: Option<Rivals>,
     config: Config,
     intent: Intent,
     /// The whole intent is known: what it doesn't name may be cleared.
@@ -107,6 +110,7 @@ impl Engine {
             migrations: BTreeMap::new(),
             peers: Peers::default(),
             uplinks: Vec::new(),
+            rivals: None,
             intent: Intent::default(),
             complete: false,
             touched: observed.links.keys().copied().collect(),
@@ -149,6 +153,18 @@ impl Engine {
     pub(crate) fn with_announcer(mut self, announcer: Announcer) -> Self {
         self.announcer = Some(announcer);
         self
+    }
+
+    /// Has the engine look for others that announce the same. Before anything is
+    /// absorbed.
+    pub(crate) fn with_rivals(mut self, rivals: Option<Rivals>) -> Self {
+        self.rivals = rivals;
+        self
+    }
+
+    /// Others that announce the same, to wait on.
+    pub(crate) fn rivals(&self) -> Option<&Rivals> {
+        self.rivals.as_ref()
     }
 
     pub(crate) fn announcer(&self) -> Option<&Announcer> {
@@ -249,6 +265,9 @@ impl Engine {
             firewall.listen();
         }
         self.dirty.extend(self.arrivals.listen());
+        if let Some(rivals) = &mut self.rivals {
+            rivals.listen();
+        }
         match self.kernel.drain() {
             Ok(events) => {
                 for event in events {
@@ -398,6 +417,9 @@ impl Engine {
         }
         self.announce();
         self.peers.ask(Instant::now());
+        if let Some(rivals) = &mut self.rivals {
+            rivals.look(Instant::now());
+        }
     }
 
     /// Ends flows that the firewall would refuse today, if it is time to.
@@ -491,6 +513,7 @@ impl Engine {
         let guests = self.guests.as_ref().and_then(Guests::due);
         let announcer = self.announcer.as_ref().and_then(Announcer::due);
         let (departures, peers) = (self.departures.due(), self.peers.due());
+        let rivals = self.rivals.as_ref().and_then(Rivals::due);
         let all = [
             self.reconciler.due(now),
             firewall,
@@ -498,6 +521,7 @@ impl Engine {
             announcer,
             departures,
             peers,
+            rivals,
         ];
         all.into_iter().flatten().min()
     }
@@ -542,6 +566,13 @@ impl Engine {
         let first = tap.is_some() && !objects.is_empty() && !self.reconciler.wants_anything(&owner);
         let of_port = port.map(|checked| checked.port.as_ref());
         let state = State::of_port(of_port, view.as_ref(), &self.config);
+        if let Some(rivals) = &mut self.rivals {
+            let wired = port.filter(|checked| checked.port.admin_state_up);
+            let alone =
+                wired.filter(|_| state == State::Active && tap.is_some_and(|tap| tap.carrier));
+            let addresses = alone.into_iter().flat_map(|checked| &checked.addresses);
+            rivals.plan(name, addresses.map(|(address, _)| *address).collect());
+        }
         self.reconciler.want(&owner, objects);
         if first {
             self.read_settings(name);

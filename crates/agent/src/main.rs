@@ -19,6 +19,7 @@ mod guests;
 mod logging;
 mod peers;
 mod report;
+mod rivals;
 mod run;
 mod table;
 

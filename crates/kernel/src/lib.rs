@@ -42,6 +42,7 @@ pub mod packet;
 mod raw;
 mod settings;
 mod socket;
+pub mod stray;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod traffic;

@@ -264,6 +264,11 @@ options! {
     /// what a routing daemon must not keep with advertise = kernel.
     ["l2isolate"] guest_prefixes: Prefixes = "";
 
+    /// Whether the agent looks for other hosts that announce the same guests outside
+    /// of a migration: once a second it has switches answer a packet of one guest's
+    /// address with a small hop limit. Needs uplinks and loopbacks.
+    ["l2isolate"] find_duplicates: bool = "true";
+
     /// Whether the agent makes the settings of the host as a whole: forwarding,
     /// multipath hash, sizes of the neighbour tables and of connection tracking's.
     ["l2isolate"] manage_host: bool = "true";

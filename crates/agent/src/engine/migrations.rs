@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use l2isolate_model::{IfName, port::Port, problem::Problem};
 use l2isolate_plan::migration::State;
 use tracing::info;
 
-use super::Engine;
+use super::{Engine, Rivals};
 
 /// A migration whose guest has moved, and of which nobody has told this host that
 /// it is over, is a problem after so many seconds.
@@ -43,7 +44,8 @@ impl Engine {
             .map_or(State::Gone, |(state, _)| *state)
     }
 
-    /// Migrations that don't come to their end.
+    /// Migrations that don't come to their end, and guests that two hosts announce
+    /// without one.
     pub(crate) fn migration_problems(&self) -> Vec<Problem> {
         let now = Timestamp::now();
         let strangers = self.migrations.keys().filter_map(|tap| {
@@ -55,6 +57,16 @@ impl Engine {
                 port.mac
             );
             Some((port, "mac", reason))
+        });
+        let rivals = self.rivals.iter().flat_map(Rivals::found);
+        let rivals = rivals.filter_map(|(tap, address, host)| {
+            let port = &self.intent.on_tap(tap)?.port;
+            let prefix = IpNet::from(address);
+            let reason = format!(
+                "{prefix} is announced by another host as well, {host}: packets for it go to \
+                 either; see where the guest runs, and unbind the port at the other host"
+            );
+            Some((port, "addresses", reason))
         });
         let silent = self.migrations.keys().filter_map(|tap| {
             let peer = self.peers.silent(*tap)?;
@@ -95,7 +107,7 @@ impl Engine {
             };
             Some((port, "binding", reason))
         });
-        let all = strangers.chain(silent).chain(stuck);
+        let all = strangers.chain(rivals).chain(silent).chain(stuck);
         let problem = |(port, field, reason): (&Arc<Port>, &str, String)| Problem {
             origin: String::new(),
             object: format!("port {}", port.id),

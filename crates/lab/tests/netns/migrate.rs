@@ -199,6 +199,76 @@ fn a_guest_moves_and_keeps_its_connections() {
     lab.down().unwrap();
 }
 
+/// Both hosts' sources say that the guest is theirs, as when a host is taken for
+/// dead that isn't: both announce it, no session tells either of them, and both find
+/// out and say who else it is. Nothing is moved by that, and it is over when one of
+/// them has lost it.
+#[test]
+fn a_guest_that_two_hosts_announce_is_named_by_both() {
+    let _room = room::shared();
+    let lab = lab();
+    for host in [HOME, OTHER] {
+        let node = lab.fabric().node(host).unwrap();
+        let uplinks: Vec<&str> = node.interfaces.iter().map(|i| i.peer.as_str()).collect();
+        configure(&lab, host, &format!("uplinks = {}", uplinks.join(", ")));
+    }
+    let mut guest = Mobile::new(&lab, "vm1-1-1").unwrap();
+    is_reached(&guest, &lab);
+    let vm = guest.vm.clone();
+    let named = |at: &str, by: &str| {
+        let by = lab.fabric().node(by).unwrap().loopback4.to_string();
+        let status = agent::ask(lab.agent_binary().unwrap(), &lab.agent_files(at), "status");
+        let problems = status.unwrap_or_default()["problems"].take();
+        let all = problems.as_array().cloned().unwrap_or_default();
+        let of = |family| {
+            let bits = if family == Family::V4 { 32 } else { 128 };
+            let prefix = format!("{}/{bits} is announced", vm.address(family));
+            all.iter().any(|problem| {
+                let reason = problem["reason"].as_str().unwrap_or_default();
+                let object = problem["object"].as_str().unwrap_or_default();
+                object.contains(&vm.port) && reason.contains(&prefix) && reason.contains(&by)
+            })
+        };
+        Family::ALL.map(of)
+    };
+    // A migration is none.
+    for to in [OTHER, HOME] {
+        guest.migrate(to, Duration::from_secs(1), LIMIT).unwrap();
+    }
+    for (at, by) in [(HOME, OTHER), (OTHER, HOME)] {
+        assert_eq!(named(at, by), [false; 2]);
+    }
+    guest.plug(OTHER).unwrap();
+    guest.bind(OTHER, "active", None).unwrap();
+    is_announced_by(&guest, &lab, &[HOME, OTHER]);
+    lab.until("both name each other", LIMIT, || {
+        let both = [(HOME, OTHER), (OTHER, HOME)].map(|(at, by)| (at, named(at, by)));
+        let lacking = both.iter().filter(|(_, named)| *named != [true; 2]);
+        Ok(lacking.map(|lacking| format!("{lacking:?}")).collect())
+    })
+    .unwrap();
+    is_announced_by(&guest, &lab, &[HOME, OTHER]);
+    guest.unplug(OTHER).unwrap();
+    guest.unbind(OTHER).unwrap();
+    is_announced_by(&guest, &lab, &[HOME]);
+    lab.until("it is over", 2 * LIMIT, || {
+        let still = named(HOME, OTHER).contains(&true);
+        Ok(still.then(|| HOME.to_owned()).into_iter().collect())
+    })
+    .unwrap();
+    lab.down().unwrap();
+}
+
+/// Gives a host's agent further configuration, and starts it anew.
+fn configure(lab: &Guard, host: &str, line: &str) {
+    let config = lab.agent_files(host).config();
+    let lines = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{lines}{line}\n")).unwrap();
+    lab.kill(host, PROGRAM).unwrap();
+    lab.restart(host).unwrap();
+    lab.wait(LIMIT).unwrap();
+}
+
 /// Stateful groups: what the guest has opened goes on at the destination, which
 /// has never seen its beginning, as soon as the guest says something; and nobody
 /// gets in whom the groups refuse.
@@ -247,12 +317,7 @@ fn who_may_speak_picks_its_connections_up() {
 /// taken back. The switches of its rack have their time between two steps, more
 /// than they need on the busiest machine.
 fn no_packet_is_lost_by_the_announcement(guest: &mut Mobile<'_>, lab: &Guard) {
-    let config = lab.agent_files(HOME).config();
-    let lines = fs::read_to_string(&config).unwrap() + "migration_pause = 5\n";
-    fs::write(&config, lines).unwrap();
-    lab.kill(HOME, PROGRAM).unwrap();
-    lab.restart(HOME).unwrap();
-    lab.wait(LIMIT).unwrap();
+    configure(lab, HOME, "migration_pause = 5");
     let far = lab.fabric().vm("vm2-1-1").unwrap();
     let vm = guest.vm.clone();
     let specs: Vec<FlowSpec<'_>> = Family::ALL
