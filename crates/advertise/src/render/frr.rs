@@ -11,8 +11,9 @@ pub(super) fn render(host: &Host) -> String {
     page.why(&format!(
         "FRR {} of hypervisor {}, written by `l2isolate render-bgp`.\n\
          /etc/frr/daemons: bgpd=yes{}, zebra_options with -K 60 (routes of a zebra before this one\n\
-         live on until bgpd has had time to learn them again) and --nl-bufsize 67108864 (what its usual\n\
-         4 MiB can't hold when a thousand guests come at once is lost without a word).",
+         live on until bgpd has had time to learn them again), --nl-bufsize 67108864 (what its usual\n\
+         4 MiB can't hold when a thousand guests come at once is lost without a word) and\n\
+         --v6-rr-semantics (otherwise an IPv6 route is deleted before it is set anew).",
         host.version,
         host.name,
         if host.bfd { ", bfdd=yes" } else { "" },

@@ -1,5 +1,7 @@
 //! A guest that arrives by live migration: from when on it is announced.
 
+use std::time::Duration;
+
 use l2isolate_lab::netns;
 use serde_json::{Value, json};
 
@@ -146,6 +148,46 @@ fn a_peer_that_does_not_answer_is_named() {
     host.write(&one.port.with("revision", 5));
     host.until("it is over", || !named());
     host.wired(&[&one.port]);
+}
+
+/// A migration whose guest has moved and which nobody ends, as when the agent at the
+/// other end is dead or the control plane has forgotten it, is named at both ends
+/// with the host at the other one; nothing follows from it.
+#[test]
+fn a_migration_that_nobody_ends_is_named() {
+    let (mut host, one, incoming) = expecting();
+    let two = host.guest(2);
+    let with_peer = |port: &Port, state: &str| {
+        port.with("binding", json!({"state": state, "peer": OUTSIDE4}))
+            .with("revision", 2)
+    };
+    let arrives = with_peer(&incoming, "incoming");
+    let leaves = with_peer(&two.port, "outgoing");
+    host.write(&arrives);
+    host.write(&leaves);
+    one.set_up();
+    two.pause();
+    host.wired(&[&arrives.seen(), &leaves]);
+    let mut waits = 0;
+    let all_named = || {
+        let problems = host.status()["problems"].clone();
+        let problems = problems.as_array().cloned().unwrap_or_default();
+        [&one.port, &two.port].iter().all(|port| {
+            problems.iter().any(|problem| {
+                let part = |field: &str| problem[field].as_str().unwrap_or_default();
+                part("object").contains(port.id())
+                    && part("reason").contains(OUTSIDE4)
+                    && part("reason").contains("end the migration")
+            })
+        })
+    };
+    // A minute, in which it is nobody's business.
+    while !all_named() {
+        waits += 1;
+        assert!(waits < 600, "in vain: {}", host.status());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    host.wired(&[&arrives.seen(), &leaves]);
 }
 
 /// A tap that is made anew is another one: who was seen on the old one, as in a

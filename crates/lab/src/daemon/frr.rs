@@ -106,6 +106,9 @@ pub(super) fn start(
         // routes in it are never announced: a hypervisor that gets 1,000 taps
         // at once needs more.
         command.args(["--nl-bufsize", NETLINK_QUEUE]);
+        // Otherwise it deletes an IPv6 route before it sets it anew, and what comes
+        // in between follows the default route, or nothing.
+        command.arg("--v6-rr-semantics");
         process::start(command, &directory.join("zebra.out"))?;
         wait_socket(&socket)?;
     }
