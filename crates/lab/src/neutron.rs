@@ -59,6 +59,26 @@ const HYPERVISORS: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 0);
 const FILE: &str = "rig.json";
 const GRACE: Duration = Duration::from_secs(15);
 
+/// The mechanism driver that binds ports to hypervisors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mechanism {
+    /// Ours, with networks of type `routed`.
+    L2isolate,
+    /// Neutron's linuxbridge, for comparison: flat networks on `physnet1`. The
+    /// oldest release only.
+    Linuxbridge,
+}
+
+impl Mechanism {
+    /// To which its agents send.
+    fn queues(self) -> &'static [&'static str] {
+        match self {
+            Self::L2isolate => &["l2isolate", "q-plugin", "q-reports-plugin"],
+            Self::Linuxbridge => &["q-plugin", "q-reports-plugin"],
+        }
+    }
+}
+
 /// How a Neutron shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -66,6 +86,8 @@ pub struct Options {
     pub release: Release,
     /// Where programs and drivers are.
     pub programs: Programs,
+    /// What binds ports.
+    pub mechanism: Mechanism,
     /// Processes that serve the API.
     pub api_workers: u16,
     /// Processes that serve agents.
@@ -84,6 +106,7 @@ impl Options {
         Ok(Self {
             release,
             programs: Programs::find(release)?,
+            mechanism: Mechanism::L2isolate,
             api_workers: 2,
             rpc_workers: 2,
             agent_down_time: 75,

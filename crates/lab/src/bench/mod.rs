@@ -121,9 +121,15 @@ pub enum Bench {
         /// Which release.
         #[arg(long, value_enum, default_value = "21")]
         release: Release,
+        /// Only these parts, with commas between.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<neutron::Part>,
         /// Ports of the hypervisor.
         #[arg(long, default_value_t = 200)]
         ports: usize,
+        /// Neutron's linuxbridge agent (21) as well, with as many ports: ten minutes.
+        #[arg(long)]
+        baseline: bool,
         /// Agents that listen to a boot.
         #[arg(long, default_value_t = 500)]
         listeners: usize,
@@ -226,19 +232,23 @@ impl Bench {
             }
             Self::Neutron {
                 release,
+                only,
                 ports,
+                baseline,
                 listeners,
                 agents,
                 more_ports,
                 common,
             } => {
                 let sizes = neutron::Sizes {
+                    parts: only,
                     ports,
+                    baseline,
                     listeners,
                     agents,
                     more_ports,
                 };
-                let report = neutron::run(&common.agent()?, release, sizes)?;
+                let report = neutron::run(&common.agent()?, release, &sizes)?;
                 (serde_json::to_value(report), common.json)
             }
             Self::Guest { ports, common } => {

@@ -1,6 +1,6 @@
 //! Neutron's configuration files.
 
-use super::{ADDRESS, API_PORT, NOVA_PORT, Rig};
+use super::{ADDRESS, API_PORT, Mechanism, NOVA_PORT, Rig};
 use crate::{Result, state::replace};
 
 /// What roles that nobody has here would be allowed to do: 29 lets only
@@ -26,7 +26,7 @@ pub(super) const FILES: [&str; 2] = ["neutron.conf", "ml2.ini"];
 
 /// Writes them.
 pub(super) fn write(rig: &Rig) -> Result<()> {
-    for (name, text) in FILES.iter().zip([neutron(rig), ml2()]) {
+    for (name, text) in FILES.iter().zip([neutron(rig), ml2(rig.options.mechanism)]) {
         replace(&rig.directory.join(name), &text)?;
     }
     replace(&rig.directory.join("policy.yaml"), POLICY)?;
@@ -89,13 +89,27 @@ quota_security_group_rule = -1
     )
 }
 
-fn ml2() -> String {
-    // `local` stands for the networks of other drivers.
-    "[ml2]
-type_drivers = routed,local
+fn ml2(mechanism: Mechanism) -> String {
+    let own = match mechanism {
+        // `local` stands for the networks of other drivers.
+        Mechanism::L2isolate => {
+            "type_drivers = routed,local
 tenant_network_types = routed
 mechanism_drivers = l2isolate
-extension_drivers = port_security,dns,qos
 "
-    .to_owned()
+        }
+        Mechanism::Linuxbridge => {
+            "type_drivers = flat
+tenant_network_types =
+mechanism_drivers = linuxbridge
+
+[ml2_type_flat]
+flat_networks = physnet1
+
+[experimental]
+linuxbridge = true
+"
+        }
+    };
+    format!("[ml2]\nextension_drivers = port_security,dns,qos\n{own}")
 }

@@ -180,7 +180,8 @@ pub(super) fn wait(rig: &Rig, servers: &[Server<'_>]) -> Result<()> {
     command
         .args(["-c", WAIT_FOR_RPC, &rig.transport_url()])
         .arg(rig.options.rpc_workers.to_string())
-        .arg(START.as_secs().to_string());
+        .arg(START.as_secs().to_string())
+        .args(rig.options.mechanism.queues());
     let output = command
         .output()
         .map_err(Error::io("asking RabbitMQ for Neutron's consumers"))?;

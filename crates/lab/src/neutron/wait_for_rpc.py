@@ -1,4 +1,4 @@
-"""wait_for_rpc URL WORKERS SECONDS: until every RPC worker consumes what agents send."""
+"""wait_for_rpc URL WORKERS SECONDS QUEUE…: until every RPC worker consumes from the queues."""
 import sys
 import time
 import urllib.parse
@@ -17,8 +17,7 @@ while True:
             virtual_host=urllib.parse.unquote(broker.path[1:]),
         ) as connection:
             channel = connection.channel()
-            queues = ("l2isolate", "q-plugin", "q-reports-plugin")
-            found = [channel.queue_declare(queue, passive=True) for queue in queues]
+            found = [channel.queue_declare(queue, passive=True) for queue in sys.argv[4:]]
             reason = f"consumers: {[tuple(queue) for queue in found]}"
             if all(queue.consumer_count >= workers for queue in found):
                 break

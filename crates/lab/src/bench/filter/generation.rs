@@ -71,6 +71,21 @@ impl Commits {
         Ok(())
     }
 
+    /// The next commit, whoever makes it, if one comes within `limit`; of several
+    /// that have come, the last.
+    ///
+    /// # Errors
+    /// Messages were lost.
+    pub(in crate::bench) fn anybodys(&self, limit: Duration) -> Result<Option<Instant>> {
+        let mut last = None;
+        let mut wait = limit;
+        while let Some(event) = self.monitor.next(wait)? {
+            last = Some(event.at);
+            wait = Duration::ZERO;
+        }
+        Ok(last)
+    }
+
     /// When the last commit of the agent came, before it was `quiet` for that
     /// long; how many there were.
     ///

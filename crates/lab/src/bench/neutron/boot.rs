@@ -73,14 +73,18 @@ pub(super) fn connect(url: &str) -> Result<Transport> {
 
 /// Says that an agent lives.
 pub(super) async fn report(transport: &Transport, host: &str) -> Result<()> {
+    let client = transport.client(Target::new("q-reports-plugin").version(1, 2));
+    call(&client, "report_state", state(host)).await.map(|_| ())
+}
+
+/// What an agent reports.
+pub(super) fn state(host: &str) -> Value {
     let time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f");
     let state = json!({
         "agent_type": "L2 isolate agent", "binary": "l2isolate", "host": host,
         "topic": "N/A", "configurations": {},
     });
-    let arguments = json!({"agent_state": {"agent_state": state}, "time": time.to_string()});
-    let client = transport.client(Target::new("q-reports-plugin").version(1, 2));
-    call(&client, "report_state", arguments).await.map(|_| ())
+    json!({"agent_state": {"agent_state": state}, "time": time.to_string()})
 }
 
 /// Calls.

@@ -2,37 +2,59 @@
 //! are played.
 //!
 //! * [`host`]: one hypervisor with its agent: ports, a restart, rules.
+//! * [`baseline`]: the same hypervisor with Neutron's linuxbridge agent.
 //! * [`boot`]: what many agents hear of one machine that boots.
 //! * [`storm`]: all agents ask for everything at once, after the broker's end.
+//! * [`restart`]: the servers end, and come back.
 //! * [`crowd`]: a rule for all of them, and many ports at once.
 //!
 //! Server, database, broker and agent share the machine, as in the figures for
 //! the linuxbridge agent that these are compared with.
 
+mod baseline;
 mod boot;
 mod crowd;
 mod firehose;
 mod host;
+mod ports;
+mod restart;
 mod storm;
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
+    fabric::Fabric,
     lab::{Guard, Plan, progress, unique_name},
     neutron::{Options, Release, Rig},
     process,
-    topology::Topology,
+    topology::{Mix, Shape, Topology},
 };
 
+/// One of the things that can be measured by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// One hypervisor: all figures up to `restart_left_active`.
+    Host,
+    /// What agents hear: `messages_per_boot`.
+    Boot,
+    /// Many agents at once: the storms.
+    Storm,
+}
+
 /// What is measured, and how much of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sizes {
+    /// Which parts; none: all.
+    pub parts: Vec<Part>,
     /// Ports of the one hypervisor.
     pub ports: usize,
+    /// Neutron's linuxbridge agent as well, with as many.
+    pub baseline: bool,
     /// Agents that listen while a machine boots.
     pub listeners: usize,
     /// Agents of the storm, with 20 ports each.
@@ -41,32 +63,27 @@ pub struct Sizes {
     pub more_ports: usize,
 }
 
-/// What is printed.
+impl Sizes {
+    fn has(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+}
+
+/// What is printed; what wasn't measured is absent.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// From the last tap's appearance until all ports are wired and their
-    /// groups are in the firewall.
-    pub wired_s: f64,
-    /// From there until all ports are ACTIVE.
-    pub all_active_s: f64,
-    /// The agent's largest resident size.
-    pub agent_rss_mib: f64,
-    /// Its processor time from the taps until all ports are ACTIVE.
-    pub agent_cpu_s: f64,
-    /// From the POST of a rule until the kernel has it.
-    pub rule_ms: Median,
-    /// From the start of the agent's program until it is in sync.
-    pub restart_s: f64,
-    /// Ports that left ACTIVE meanwhile.
-    pub restart_left_active: usize,
+    /// One hypervisor.
+    #[serde(flatten)]
+    pub host: Option<host::Figures>,
+    /// Neutron's linuxbridge agent in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<baseline::Baseline>,
     /// What agents hear of a machine that boots.
-    pub messages_per_boot: boot::Messages,
-    /// All agents at once.
-    pub sync_storm: storm::Storm,
-    /// A rule more in a group that they all use.
-    pub rule_storm: crowd::Rule,
-    /// Many ports at once.
-    pub port_storm: crowd::Ports,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_boot: Option<boot::Messages>,
+    /// Many agents.
+    #[serde(flatten)]
+    pub storms: Option<storm::Storms>,
 }
 
 /// A median in milliseconds.
@@ -80,28 +97,65 @@ pub struct Median {
 ///
 /// # Errors
 /// A Neutron can't be started, or what is measured doesn't happen at all.
-pub fn run(agent: &Path, release: Release, sizes: Sizes) -> Result<Report> {
+pub fn run(agent: &Path, release: Release, sizes: &Sizes) -> Result<Report> {
     let mut report = Report::default();
-    host::run(agent, release, sizes.ports, &mut report)?;
+    if sizes.has(Part::Host) {
+        let (topology, planned) = one_hypervisor(sizes.ports);
+        report.host = Some(host::run(agent, release, topology, &planned)?);
+    }
+    if sizes.baseline {
+        let (_, planned) = one_hypervisor(sizes.ports);
+        report.baseline = Some(baseline::run(&planned)?);
+    }
+    if !sizes.has(Part::Boot) && !sizes.has(Part::Storm) {
+        return Ok(report);
+    }
     let lab = Guard::up(Plan {
         name: unique_name("bench"),
-        topology: Topology {
-            nodes: Vec::new(),
-            links: Vec::new(),
-            options: crate::topology::Options::default(),
-        },
+        topology: nothing(),
         agent: None,
         owned: true,
     })?;
     let rig = Rig::up(&lab, Options::new(release)?)?;
     let cloud = Cloud::make(&rig)?;
-    report.messages_per_boot = boot::run(&cloud, sizes.listeners)?;
-    progress(&format!("  {:?}", report.messages_per_boot));
-    report.port_storm.ports = sizes.more_ports;
-    storm::run(&cloud, sizes.agents, &mut report)?;
+    if sizes.has(Part::Boot) {
+        let messages = boot::run(&cloud, sizes.listeners)?;
+        progress(&format!("  {messages:?}"));
+        report.messages_per_boot = Some(messages);
+    }
+    if sizes.has(Part::Storm) {
+        report.storms = Some(storm::run(&cloud, sizes.agents, sizes.more_ports)?);
+    }
     rig.down()?;
     lab.down()?;
     Ok(report)
+}
+
+/// A small fabric, and the same with so many VMs on the last of its hypervisors:
+/// these are Neutron's to make.
+fn one_hypervisor(vms: usize) -> (Topology, Fabric) {
+    let shape = Shape {
+        spines: 1,
+        racks: 2,
+        tors: 2,
+        hypervisors: 1,
+        vms: 0,
+    };
+    let topology = Topology::regular(shape, Mix::Bird);
+    let mut full = topology.clone();
+    if let Some(last) = full.nodes.last_mut() {
+        last.vms = vms;
+    }
+    (topology, Fabric::new(&full))
+}
+
+/// No fabric: a lab for the rest.
+fn nothing() -> Topology {
+    Topology {
+        nodes: Vec::new(),
+        links: Vec::new(),
+        options: crate::topology::Options::default(),
+    }
 }
 
 /// A Neutron with a network.
@@ -195,10 +249,20 @@ fn comm(pid: u32) -> String {
 /// Processor time of all threads of a process, in seconds; 0 if it has ended.
 /// Linux counts it in hundredths (`USER_HZ`).
 fn cpu(pid: u32) -> f64 {
+    times(pid, 2)
+}
+
+/// The same with that of its children that have ended.
+fn cpu_with_children(pid: u32) -> f64 {
+    times(pid, 4)
+}
+
+fn times(pid: u32, count: usize) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field is the name and may hold anything; 14 and 15 are wanted.
+    // The second field is the name and may hold anything; 14 to
+    // 17 are user and system time, its own and its children's.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let times = fields.split_ascii_whitespace().skip(11).take(2);
+    let times = fields.split_ascii_whitespace().skip(11).take(count);
     times
         .filter_map(|time| time.parse::<f64>().ok())
         .sum::<f64>()

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 
 use super::{
     super::stats,
-    Cloud, Report,
+    Cloud,
     boot::{Listener, call, connect},
-    crowd,
+    crowd, restart,
 };
 use crate::{Error, Result, lab::progress, netns, process};
 
@@ -39,6 +39,19 @@ const RETRY: Duration = Duration::from_secs(2);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 /// Longest wait for a queue.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// What many agents ask for, and hear.
+#[derive(Debug, Clone, Serialize)]
+pub struct Storms {
+    /// All agents at once.
+    pub sync_storm: Storm,
+    /// The servers end, and come back.
+    pub server_restart: restart::Restart,
+    /// A rule more in a group that they all use.
+    pub rule_storm: crowd::Rule,
+    /// Many ports at once.
+    pub port_storm: crowd::Ports,
+}
 
 /// All agents ask.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -63,9 +76,9 @@ pub struct Storm {
 
 /// One round of all agents.
 #[derive(Debug, Default)]
-struct Round {
-    failed: usize,
-    bytes: usize,
+pub(super) struct Round {
+    pub(super) failed: usize,
+    pub(super) bytes: usize,
     /// When the last had its queue.
     bound: Option<Instant>,
 }
@@ -75,11 +88,26 @@ pub(super) struct Crowd {
     transports: Vec<Transport>,
     pub(super) listeners: Vec<Listener>,
     /// What each knows.
-    known: Vec<Value>,
+    pub(super) known: Vec<Value>,
+}
+
+/// One of them.
+pub(super) struct Agent {
+    pub(super) transport: Transport,
+    pub(super) host: String,
+    number: usize,
+    known: Value,
+}
+
+impl Agent {
+    /// From 0 to 1, another one for each.
+    pub(super) fn chance(&self) -> f64 {
+        f64::from(u32::try_from(self.number * 7919 % 1000).unwrap_or_default()) / 1000.0
+    }
 }
 
 /// Measures.
-pub(super) fn run(cloud: &Cloud<'_>, agents: usize, report: &mut Report) -> Result<()> {
+pub(super) fn run(cloud: &Cloud<'_>, agents: usize, more_ports: usize) -> Result<Storms> {
     fill(cloud, agents)?;
     let group = cloud.group()?;
     netns::inside(cloud.rig.namespace(), || {
@@ -89,11 +117,14 @@ pub(super) fn run(cloud: &Cloud<'_>, agents: usize, report: &mut Report) -> Resu
             .map_err(Error::io("a tokio runtime"))?;
         runtime.block_on(async {
             let mut crowd = Crowd::start(&cloud.rig.transport_url(), agents, &group).await?;
-            report.sync_storm = crowd.storm(cloud).await?;
-            report.rule_storm = crowd::rule(&mut crowd, cloud, &group).await?;
-            report.port_storm = crowd::ports(&mut crowd, cloud, report.port_storm.ports).await?;
+            let storms = Storms {
+                sync_storm: crowd.storm(cloud).await?,
+                server_restart: restart::run(&crowd, cloud).await?,
+                rule_storm: crowd::rule(&mut crowd, cloud, &group).await?,
+                port_storm: crowd::ports(&mut crowd, cloud, more_ports).await?,
+            };
             crowd.end().await;
-            Ok(())
+            Ok(storms)
         })
     })?
 }
@@ -120,6 +151,21 @@ impl Crowd {
             bound(inbox, 0).await?;
         }
         Ok(crowd)
+    }
+
+    /// One of them, as it is now.
+    pub(super) fn agent(&self, number: usize) -> Result<Agent> {
+        let transport = self.transports.get(number / SHARED).cloned();
+        let known = self.known.get(number).cloned();
+        match (transport, known) {
+            (Some(transport), Some(known)) => Ok(Agent {
+                transport,
+                host: format!("storm{number}"),
+                number,
+                known,
+            }),
+            _ => Err(Error::Program(format!("no agent {number}"))),
+        }
     }
 
     async fn end(self) {
@@ -160,20 +206,14 @@ impl Crowd {
     async fn all(&mut self, queue: u64) -> Result<Round> {
         let round = Arc::new(Mutex::new(Round::default()));
         let mut tasks = tokio::task::JoinSet::new();
-        for (number, digests) in self.known.iter().enumerate() {
-            let (Some(transport), Some((inbox, _))) = (
-                self.transports.get(number / SHARED),
-                self.listeners.get(number),
-            ) else {
-                continue;
-            };
-            let (transport, round, digests) =
-                (transport.clone(), Arc::clone(&round), digests.clone());
+        for (number, (inbox, _)) in self.listeners.iter().enumerate() {
+            let (agent, round) = (self.agent(number)?, Arc::clone(&round));
             let queue = wait(inbox.bound(), queue);
             tasks.spawn(async move {
                 queue.await?;
                 round.lock().unwrap_or_else(PoisonError::into_inner).bound = Some(Instant::now());
-                let known = agent(&transport, number, digests, &round).await?;
+                tokio::time::sleep(SPREAD.mul_f64(agent.chance())).await;
+                let known = sync(&agent, &round).await?;
                 Ok::<_, Error>((number, known))
             });
         }
@@ -260,17 +300,10 @@ fn fill(cloud: &Cloud<'_>, agents: usize) -> Result<()> {
     Err(Error::Program(format!("{made} ports of {ports} are there")))
 }
 
-/// One agent, until it has everything.
-async fn agent(
-    transport: &Transport,
-    number: usize,
-    digests: Value,
-    round: &Mutex<Round>,
-) -> Result<Value> {
-    let chance = f64::from(u32::try_from(number * 7919 % 1000).unwrap_or_default()) / 1000.0;
-    tokio::time::sleep(SPREAD.mul_f64(chance)).await;
-    let client = transport.client(Target::new("l2isolate"));
-    let host = format!("storm{number}");
+/// One agent asks, until it has everything. Returns what it knows then.
+pub(super) async fn sync(agent: &Agent, round: &Mutex<Round>) -> Result<Value> {
+    let client = agent.transport.client(Target::new("l2isolate"));
+    let Agent { host, known, .. } = agent;
     for tried in 0..10 {
         if process::interrupted() {
             return Err(Error::Interrupted);
@@ -278,15 +311,15 @@ async fn agent(
         if tried > 0 {
             // As in the agent: doubling, and not all at once.
             let pause = RETRY.saturating_mul(1 << (tried - 1)).min(RETRY_MOST);
-            tokio::time::sleep(pause.mul_f64(0.5 + chance)).await;
+            tokio::time::sleep(pause.mul_f64(0.5 + agent.chance())).await;
         }
-        let arguments = json!({"host": host, "digests": digests});
+        let arguments = json!({"host": host, "digests": known});
         let reply = call(&client, "sync", arguments).await;
         let mut round = round.lock().unwrap_or_else(PoisonError::into_inner);
         match reply {
             Ok(reply) => {
                 round.bytes += reply.to_string().len();
-                return learn(&host, digests, &reply);
+                return learn(host, known.clone(), &reply);
             }
             Err(_) => round.failed += 1,
         }
