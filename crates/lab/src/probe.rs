@@ -45,6 +45,9 @@ use crate::{
 const BUFFER: usize = 4 << 20;
 /// How long after the last packet was sent the receiver still waits.
 const DRAIN: Duration = Duration::from_millis(700);
+/// A machine that stood still for longer is mentioned beside a figure: some quarter
+/// of what BFD waits.
+pub const HELD_UP_MS: f64 = 200.0;
 /// Payload: the packet's number.
 const NUMBER: usize = size_of::<u64>();
 /// Echo requests (RFC 792, RFC 4443), and the length of their header.
@@ -103,6 +106,9 @@ pub struct Report {
     pub reordered: u64,
     /// Longest silence of any flow, in milliseconds.
     pub longest_gap_ms: f64,
+    /// Longest time, in milliseconds, by which the sender itself was late: so long
+    /// this machine stood still, for daemons and their BFD as well.
+    pub held_up_ms: f64,
     /// Each flow.
     pub flows: Vec<FlowReport>,
 }
@@ -111,7 +117,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Probe {
     stop: Arc<AtomicBool>,
-    sender: JoinHandle<Vec<u64>>,
+    sender: JoinHandle<Sent>,
     receiver: JoinHandle<io::Result<Vec<Tally>>>,
     names: Vec<(String, String, Family)>,
 }
@@ -238,6 +244,12 @@ impl Probe {
             "  {name:<28} {} of {} lost, longest silence {:.1} ms",
             report.lost, report.sent, report.longest_gap_ms
         ));
+        if report.held_up_ms > HELD_UP_MS {
+            progress(&format!(
+                "  {:<28} but this machine stood still for {:.0} ms meanwhile",
+                "", report.held_up_ms
+            ));
+        }
         Ok((report, done))
     }
 
@@ -257,14 +269,14 @@ impl Probe {
         let flows: Vec<FlowReport> = self
             .names
             .into_iter()
-            .zip(sent.into_iter().zip(tallies))
-            .map(|((from, to, family), (sent, tally))| FlowReport {
+            .zip(tallies)
+            .map(|((from, to, family), tally)| FlowReport {
                 from,
                 to,
                 family,
-                sent,
+                sent: sent.packets,
                 received: tally.received,
-                lost: sent.saturating_sub(tally.received),
+                lost: sent.packets.saturating_sub(tally.received),
                 duplicates: tally.duplicates,
                 reordered: tally.reordered,
                 longest_gap_ms: tally.gap.as_secs_f64() * 1e3,
@@ -278,6 +290,7 @@ impl Probe {
             duplicates: sum(|f| f.duplicates),
             reordered: sum(|f| f.reordered),
             longest_gap_ms: flows.iter().map(|f| f.longest_gap_ms).fold(0.0, f64::max),
+            held_up_ms: sent.late.as_secs_f64() * 1e3,
             flows,
         })
     }
@@ -322,10 +335,19 @@ fn bind(lab: &Lab, vm: &Vm, family: Family) -> Result<UdpSocket> {
     .map_err(Error::io(format!("UDP socket {address} in {}", vm.name)))
 }
 
-/// Sends until told to stop; returns how many packets each flow sent. A sender
-/// that was held up catches up, so that the rate holds on average.
-fn send(flows: &[Output], interval: Duration, stop: &AtomicBool) -> Vec<u64> {
+/// What the sender did.
+struct Sent {
+    /// Packets of each flow.
+    packets: u64,
+    /// By how much it was late at most.
+    late: Duration,
+}
+
+/// Sends until told to stop. A sender that was held up catches up, so that the rate
+/// holds on average.
+fn send(flows: &[Output], interval: Duration, stop: &AtomicBool) -> Sent {
     let mut number: u64 = 0;
+    let mut late = Duration::ZERO;
     let mut next = Instant::now();
     while !stop.load(Ordering::Acquire) {
         for flow in flows {
@@ -336,8 +358,12 @@ fn send(flows: &[Output], interval: Duration, stop: &AtomicBool) -> Vec<u64> {
         number += 1;
         next += interval;
         thread::sleep(next.saturating_duration_since(Instant::now()));
+        late = late.max(next.elapsed());
     }
-    vec![number; flows.len()]
+    Sent {
+        packets: number,
+        late,
+    }
 }
 
 /// Receives on all sockets until `done`.

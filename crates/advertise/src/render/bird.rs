@@ -1,6 +1,6 @@
 //! `bird.conf`.
 
-use super::{BFD, Host, LLGR, Page, RESTART, TIMERS, Way, connect_delay};
+use super::{BFD, Host, LLGR, Page, RESTART, TIMERS, Way};
 use crate::{
     Family,
     bird::{EXPORT, filter},
@@ -139,16 +139,7 @@ fn session(page: &mut Page, host: &Host, number: usize) {
     page.line(format_args!(
         "hold time {hold}; keepalive time {keepalive};"
     ));
-    if host.bfd && first {
-        page.why(
-            "The delay: not before a switch's BFD has seen that the last BIRD is gone, since it\n\
-             may end the new session for that.",
-        );
-    }
-    page.line(format_args!(
-        "connect delay time {}; connect retry time 1; error wait time 1, 1;",
-        connect_delay(host.bfd)
-    ));
+    page.line("connect delay time 1; connect retry time 1; error wait time 1, 1;");
     if let Some(password) = &host.password {
         if first {
             page.why("RFC 2385: nobody else on the link can end or open the session.");

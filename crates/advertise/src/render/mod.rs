@@ -41,15 +41,6 @@ const TIMERS: (u32, u32) = (9, 3);
 /// hardware speaks BFD can.
 pub const BFD: (u32, u32) = (200, 4);
 
-/// Seconds that BIRD waits, less up to a quarter at random, before it opens a
-/// session. With BFD longer than a switch's BFD needs to see that the last BIRD is
-/// gone: one that acts on it ends the session that is there by then, and who
-/// restarts twice in a row loses its routes (RFC 4724, 4.2; docs/adr/0009).
-#[must_use]
-pub const fn connect_delay(bfd: bool) -> u32 {
-    if bfd { 2 } else { 1 }
-}
-
 /// Which daemon the configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {

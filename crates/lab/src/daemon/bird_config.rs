@@ -9,7 +9,7 @@ use l2isolate_advertise::bird::{EXPORT, filter};
 use super::{
     bird::DRAIN,
     handover,
-    knobs::{BFD_MS, BFD_MULTIPLIER, LLGR_S, RESTART_S, connect_delay, limits},
+    knobs::{BFD_MS, BFD_MULTIPLIER, LLGR_S, RESTART_S, limits},
 };
 use crate::{
     fabric::{Interface, LOOPBACK_PREFIX4, LOOPBACK_PREFIX6, Node, VM_PREFIX4, VM_PREFIX6},
@@ -182,18 +182,15 @@ fn neighbour_template(out: &mut String, options: &Options, node: &Node) {
            # An AS of its own for each node but the spines, which share one: a path that\n  \
            # came down from a spine and goes up again is a loop (RFC 7938, 5.2.1).\n  \
            local as {};\n  \
-           # Links that go down end their session at once; this is for the rest. With BFD no\n  \
-           # session before a neighbour's BFD has seen that the last BIRD is gone: it might\n  \
-           # end the new one for that.\n  \
+           # Links that go down end their session at once; this is for the rest.\n  \
            keepalive time 3; hold time 9;\n  \
-           connect delay time {}; connect retry time 1; error wait time 1, 1;\n  \
+           connect delay time 1; connect retry time 1; error wait time 1, 1;\n  \
            # A neighbour's daemon may restart: its routes stay {RESTART_S} s as they are, then\n  \
            # {LLGR_S} s as the last choice (RFC 9494), so that a host that stays away yields\n  \
            # to whoever announces its guests from elsewhere.\n  \
            graceful restart on; graceful restart time {RESTART_S};\n  \
            long lived graceful restart on; long lived stale time {LLGR_S};\n",
-        node.asn,
-        connect_delay(options.bfd),
+        node.asn
     );
     if let Some(password) = &options.tcp_auth {
         let _ = writeln!(

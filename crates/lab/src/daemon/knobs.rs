@@ -5,7 +5,7 @@ use l2isolate_advertise::render::BFD;
 use crate::topology::{Options, Role};
 
 /// As operators' hypervisors have them.
-pub(super) use l2isolate_advertise::render::{LLGR as LLGR_S, RESTART as RESTART_S, connect_delay};
+pub(super) use l2isolate_advertise::render::{LLGR as LLGR_S, RESTART as RESTART_S};
 pub(super) const BFD_MS: u32 = BFD.0;
 pub(super) const BFD_MULTIPLIER: u32 = BFD.1;
 /// Prefixes of one family that a hypervisor may announce.
