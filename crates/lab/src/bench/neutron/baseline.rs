@@ -89,7 +89,7 @@ pub(super) fn run(planned: &Fabric) -> Result<Baseline> {
     let mut options = Options::new(Release::Oldest)?;
     options.mechanism = Mechanism::Linuxbridge;
     let rig = Rig::up(&lab, options)?;
-    let stock = Stock::up(&lab, &rig, planned.vms.iter().cloned().collect())?;
+    let stock = Stock::up(&lab, &rig, planned.vms.to_vec())?;
     let mut baseline = Baseline::default();
     stock.boot(&lab, &mut baseline)?;
     stock.rules(&mut baseline)?;
