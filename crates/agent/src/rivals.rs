@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use l2isolate_kernel::stray::{Strays, provoke};
+use l2isolate_kernel::stray::{Stray, Strays, provoke};
 use l2isolate_model::IfName;
 use tracing::{debug, warn};
 
@@ -110,22 +110,37 @@ impl Rivals {
     /// Takes in what was heard.
     pub(crate) fn listen(&mut self) {
         for stray in self.strays.heard() {
-            // A guest can say anything from its own address, but nothing from a
-            // switch's.
-            let forged = self.guests.iter().any(|net| net.contains(&stray.switch));
-            if forged || stray.host == self.own || !self.held.contains_key(&stray.address) {
-                continue;
-            }
-            let now = Instant::now();
-            let known = self.heard.insert(stray.address, (stray.host, now));
-            if known.is_none_or(|(host, _)| host != stray.host) {
-                let (address, host) = (stray.address, stray.host);
-                warn!(%address, %host, "announced by another host as well");
-            }
-            if !self.urgent.contains(&stray.address) {
-                self.urgent.push_back(stray.address);
-            }
+            self.hear(stray, Instant::now());
         }
+    }
+
+    fn hear(&mut self, stray: Stray, now: Instant) {
+        let Stray {
+            switch,
+            address,
+            host,
+        } = stray;
+        // A guest can say anything from its own address, but nothing from a switch's.
+        let forged = self.guests.iter().any(|net| net.contains(&switch));
+        if forged || host == self.own || !self.held.contains_key(&address) {
+            return;
+        }
+        let known = self.heard.insert(address, (host, now));
+        if known.is_none_or(|(known, _)| known != host) {
+            warn!(%address, %host, "announced by another host as well");
+        }
+        if !self.urgent.contains(&address) {
+            self.urgent.push_back(address);
+        }
+    }
+
+    /// Forgets who wasn't heard for long. The more of them, the longer until it is
+    /// the turn of each again.
+    fn forget(&mut self, now: Instant) {
+        let turns = u32::try_from(self.heard.len()).unwrap_or(u32::MAX);
+        let memory = MEMORY.saturating_add(PACE.saturating_mul(turns.saturating_mul(4)));
+        self.heard
+            .retain(|_, (_, at)| now.duration_since(*at) < memory);
     }
 
     /// Looks at the next address, if it is time to.
@@ -134,27 +149,28 @@ impl Rivals {
             return;
         }
         self.next = now + PACE;
-        // The more of them, the longer until it is the turn of each again.
-        let turns = u32::try_from(self.heard.len()).unwrap_or(u32::MAX);
-        let memory = MEMORY.saturating_add(PACE.saturating_mul(turns.saturating_mul(4)));
-        self.heard
-            .retain(|_, (_, at)| now.duration_since(*at) < memory);
+        self.forget(now);
         for uplink in &self.uplinks {
             if let Err(error) = self.strays.follow(*uplink) {
                 debug!(%uplink, %error, "can't listen for what switches say");
             }
         }
-        self.turn = !self.turn;
-        let address = match self.turn {
-            true => self.one_urgent().or_else(|| self.one_of_all()),
-            false => self.one_of_all().or_else(|| self.one_urgent()),
-        };
+        let address = self.turn();
         let Some(address) = address else { return };
         for hops in HOPS.flat_map(|hops| [hops; TIMES]) {
             if let Err(error) = provoke(address, self.own, hops) {
                 debug!(%address, hops, %error, "can't look for others that announce it");
                 break;
             }
+        }
+    }
+
+    /// Whose turn it is: one that is urgent and one of all, as far as there are.
+    fn turn(&mut self) -> Option<IpAddr> {
+        self.turn = !self.turn;
+        match self.turn {
+            true => self.one_urgent().or_else(|| self.one_of_all()),
+            false => self.one_of_all().or_else(|| self.one_urgent()),
         }
     }
 
@@ -193,5 +209,100 @@ impl Rivals {
     /// To wait on.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.strays.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 252, 0, last])
+    }
+
+    fn rivals(of: &[(&str, &[u8])]) -> Rivals {
+        let mut rivals = Rivals {
+            strays: Strays::new().unwrap(),
+            uplinks: Vec::new(),
+            own: [10, 255, 16, 1].into(),
+            guests: vec!["10.252.0.0/16".parse().unwrap()],
+            of: BTreeMap::new(),
+            held: BTreeMap::new(),
+            all: VecDeque::new(),
+            urgent: VecDeque::new(),
+            next: Instant::now(),
+            turn: false,
+            heard: BTreeMap::new(),
+        };
+        for (tap, addresses) in of {
+            let addresses = addresses.iter().map(|last| address(*last));
+            rivals.plan(tap.parse().unwrap(), addresses.collect());
+        }
+        rivals
+    }
+
+    // Only a switch's word, of an address that is announced from here alone, about
+    // another host, is one; who isn't heard again is forgotten, and so is who a
+    // guest is gone for.
+    #[test]
+    fn another_host_is_one_that_a_switch_speaks_of() {
+        let mut rivals = rivals(&[("tap1", &[1]), ("tap2", &[2])]);
+        let now = Instant::now();
+        let (other, own) = (IpAddr::from([10, 255, 16, 2]), rivals.own);
+        let stray = |switch: [u8; 4], last, host| Stray {
+            switch: switch.into(),
+            address: address(last),
+            host,
+        };
+        let spine = [10, 255, 0, 1];
+        for nothing in [
+            stray([10, 252, 0, 9], 1, other),
+            stray(spine, 1, own),
+            stray(spine, 3, other),
+        ] {
+            rivals.hear(nothing, now);
+            assert_eq!(rivals.found().count(), 0, "{nothing:?}");
+        }
+        for last in [1, 2] {
+            rivals.hear(stray(spine, last, other), now);
+        }
+        let found: Vec<_> = rivals.found().collect();
+        let tap = |name: &str| name.parse().unwrap();
+        assert_eq!(
+            found,
+            [
+                (tap("tap1"), address(1), other),
+                (tap("tap2"), address(2), other)
+            ]
+        );
+        rivals.plan(tap("tap1"), BTreeSet::new());
+        assert_eq!(rivals.found().count(), 1);
+        rivals.forget(now + MEMORY);
+        assert_eq!(rivals.found().count(), 1);
+        rivals.forget(now + 2 * MEMORY);
+        assert_eq!(rivals.found().count(), 0);
+    }
+
+    // What is new or suspicious comes soon, and all others by turns all the same.
+    #[test]
+    fn everybody_has_a_turn() {
+        let mut rivals = rivals(&[("tap1", &[1, 2, 3])]);
+        let turns = |rivals: &mut Rivals, count| -> BTreeSet<IpAddr> {
+            (0..count).filter_map(|_| rivals.turn()).collect()
+        };
+        assert_eq!(turns(&mut rivals, 6).len(), 3);
+        let other = Stray {
+            switch: [10, 255, 0, 1].into(),
+            address: address(2),
+            host: [10, 255, 16, 2].into(),
+        };
+        for _ in 0..3 {
+            rivals.hear(other, Instant::now());
+            assert!(turns(&mut rivals, 2).contains(&address(2)));
+        }
+        rivals.plan("tap1".parse().unwrap(), BTreeSet::from([address(3)]));
+        assert_eq!(turns(&mut rivals, 6), BTreeSet::from([address(3)]));
+        rivals.plan("tap1".parse().unwrap(), BTreeSet::new());
+        assert_eq!((rivals.turn(), rivals.due()), (None, None));
     }
 }
