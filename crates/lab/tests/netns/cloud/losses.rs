@@ -1,5 +1,6 @@
-//! Casts that are lost, late, repeated and out of order: agents end up as if
-//! they had never been told anything but by `sync`, only later.
+//! Casts that are lost, late, repeated and out of order, and a broker that is
+//! killed among them: agents end up as if they had never been told anything but
+//! by `sync`, only later.
 //!
 //! What is changed, and what becomes of each cast, is up to chance; a seed is
 //! printed, and `L2ISOLATE_SEED` sets it. (Threads and processes meet as they
@@ -27,19 +28,31 @@ use super::{
 const TENANTS: u64 = 3;
 const CHANGES: usize = 25;
 const KINDS: [&str; 4] = ["ports", "subnets", "groups", "address_groups"];
+/// The broker is killed when so many casts have been heard.
+const KILLED_AFTER: usize = 60;
 /// What nobody asks for by itself comes by then.
 const SYNC: &str = "sync_interval = 8\nreport_interval = 5\nmetadata_user = nobody\n";
 /// The far ends of taps.
 const SHED: &str = "shed";
 
+/// Debian 12's own.
 #[test]
-fn casts_may_be_lost_late_repeated_and_out_of_order() {
-    let seed = std::env::var("L2ISOLATE_SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |text| text.parse().expect("L2ISOLATE_SEED is a number"),
-    );
+fn losses_on_the_oldest_release() {
+    casts_may_be_lost_late_repeated_and_out_of_order(Release::Oldest);
+}
+
+/// The newest.
+#[test]
+fn losses_on_the_newest_release() {
+    casts_may_be_lost_late_repeated_and_out_of_order(Release::Newest);
+}
+
+#[expect(clippy::print_stdout, reason = "what a failure is read by")]
+fn casts_may_be_lost_late_repeated_and_out_of_order(release: Release) {
+    let seed = std::env::var("L2ISOLATE_SEED")
+        .map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
     println!("seed: L2ISOLATE_SEED={seed}");
-    let cloud = Cloud::up(Release::Oldest);
+    let cloud = Cloud::up(release);
     let hosts = cloud.hypervisors();
     let shed = cloud.namespace(SHED);
     netns::create(std::slice::from_ref(&shed)).unwrap();
@@ -55,6 +68,13 @@ fn casts_may_be_lost_late_repeated_and_out_of_order() {
 
     let world = World::make(&cloud);
     std::thread::scope(|scope| {
+        scope.spawn(|| {
+            cloud.until("casts are heard", || {
+                relay.counts.all().iter().sum::<usize>() > KILLED_AFTER
+            });
+            cloud.rig.broker().kill().unwrap();
+            cloud.rig.broker().start().unwrap();
+        });
         for number in 0..TENANTS {
             let world = &world;
             scope.spawn(move || {

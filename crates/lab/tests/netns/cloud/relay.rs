@@ -4,10 +4,12 @@
 //! Each agent is given an exchange of its own instead of Neutron's
 //! (`control_exchange`). What agents ask passes from there to Neutron's exchange,
 //! by bindings in the broker; what Neutron casts is heard here and goes on to
-//! each agent's exchange as chance has it, for each agent another way.
+//! each agent's exchange as chance has it, for each agent another way. After an
+//! end of the broker all of this is made anew, as soon as it is back.
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -41,6 +43,8 @@ const CASTS: [&str; 3] = [
 ];
 /// The longest delay: longer than an agent waits for what is missing.
 const LATE: Duration = Duration::from_millis(1500);
+/// Between tries to have a broker.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What became of casts, each counted once for each agent.
 #[derive(Debug, Default)]
@@ -119,12 +123,27 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, ready: std::sync::mpsc::Sender<()>, stopped: oneshot::Receiver<()>) {
+    async fn run(mut self, ready: std::sync::mpsc::Sender<()>, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                // The broker has gone, or isn't there yet.
+                _ = self.connected(&ready) => {}
+                _ = &mut stopped => return,
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Until the broker has gone, which is the error.
+    async fn connected(
+        &mut self,
+        ready: &std::sync::mpsc::Sender<()>,
+    ) -> Result<Infallible, lapin::Error> {
         let properties = ConnectionProperties::default();
-        let connection = Connection::connect(&self.url, properties).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
+        let connection = Connection::connect(&self.url, properties).await?;
+        let channel = connection.create_channel().await?;
         for name in self.exchanges.iter().map(String::as_str).chain([NEUTRON]) {
-            declare(&channel, name).await;
+            declare(&channel, name).await?;
         }
         for (name, topic) in self
             .exchanges
@@ -139,14 +158,14 @@ impl Work {
                 options,
                 FieldTable::default(),
             );
-            bind.await.unwrap();
+            bind.await?;
         }
         let options = QueueDeclareOptions {
             exclusive: true,
             ..QueueDeclareOptions::default()
         };
         let queue = channel.queue_declare("relay".into(), options, FieldTable::default());
-        let queue = queue.await.unwrap().name().clone();
+        let queue = queue.await?.name().clone();
         for key in CASTS {
             let options = QueueBindOptions::default();
             let bind = channel.queue_bind(
@@ -156,7 +175,7 @@ impl Work {
                 options,
                 FieldTable::default(),
             );
-            bind.await.unwrap();
+            bind.await?;
         }
         let options = BasicConsumeOptions {
             no_ack: true,
@@ -168,20 +187,14 @@ impl Work {
             options,
             FieldTable::default(),
         );
-        let mut consumer = consumer.await.unwrap();
-        ready.send(()).unwrap();
-        let pass = async {
-            while let Some(delivery) = consumer.next().await {
-                self.pass(&channel, &delivery.unwrap());
-            }
-            panic!("the relay's queue has gone");
-        };
-        tokio::select! {
-            () = pass => {}
-            _ = stopped => {}
+        let mut consumer = consumer.await?;
+        // Nobody waits for it but the first time.
+        let _ = ready.send(());
+        loop {
+            let delivery = consumer.next().await;
+            let gone = || lapin::Error::from(std::io::Error::other("its queue has gone"));
+            self.pass(&channel, &delivery.ok_or_else(gone)??);
         }
-        // The broker may have been killed.
-        let _ = connection.close(200, "OK".into()).await;
     }
 
     /// One cast: what becomes of it for each agent.
@@ -230,7 +243,7 @@ impl Work {
     }
 }
 
-async fn declare(channel: &Channel, name: &str) {
+async fn declare(channel: &Channel, name: &str) -> Result<(), lapin::Error> {
     let options = ExchangeDeclareOptions::default();
     let declare = channel.exchange_declare(
         name.into(),
@@ -238,7 +251,7 @@ async fn declare(channel: &Channel, name: &str) {
         options,
         FieldTable::default(),
     );
-    declare.await.unwrap();
+    declare.await
 }
 
 async fn send(
@@ -250,7 +263,7 @@ async fn send(
 ) {
     let options = BasicPublishOptions::default();
     let publish = channel.basic_publish(exchange.into(), key, options, &body, properties);
-    // At the end the connection goes before what is late.
+    // With the connection goes what is late.
     let _ = publish.await;
 }
 
