@@ -32,6 +32,7 @@ use tracing::{debug, error, info, warn};
 use apply::Work;
 
 use crate::{
+    aftermath::Aftermath,
     announcer::Announcer,
     arrivals::{Arrivals, Known},
     departures::Departures,
@@ -59,6 +60,7 @@ pub(crate) struct Engine {
     rerouted: BTreeSet<IfName>,
     arrivals: Arrivals,
     departures: Departures,
+    aftermath: Aftermath,
     migrations: migrations::Migrations,
     peers: Peers,
     /// Names of the interfaces to switches.
@@ -107,6 +109,7 @@ impl Engine {
             rerouted: BTreeSet::new(),
             arrivals,
             departures,
+            aftermath: Aftermath::default(),
             migrations: BTreeMap::new(),
             peers: Peers::default(),
             uplinks: Vec::new(),
@@ -497,7 +500,9 @@ impl Engine {
     /// Plans what is dirty. By itself this changes nothing but what
     /// [`Self::reconciler`] tells of differences.
     pub(crate) fn plan_dirty(&mut self) {
-        self.dirty.extend(self.departures.ripe(Instant::now()));
+        let now = Instant::now();
+        self.dirty.extend(self.departures.ripe(now));
+        self.dirty.extend(self.aftermath.ripe(now));
         for tap in std::mem::take(&mut self.dirty) {
             self.plan(tap);
         }
@@ -520,6 +525,7 @@ impl Engine {
             guests,
             announcer,
             departures,
+            self.aftermath.due(),
             peers,
             rivals,
         ];
@@ -560,9 +566,17 @@ impl Engine {
                 l2isolate_plan::guest::metadata::plan(name, view.as_ref(), port, &self.config);
             guests.metadata(name, entry.as_ref());
         }
-        let objects =
+        let mut objects =
             l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
         let owner = Owner::Tap(name);
+        if port.is_none() && self.migration(name) == State::Followed {
+            let wanted = self.reconciler.wanted_by(&owner);
+            let routes = wanted.filter(|key| matches!(key, Key::Route(..)));
+            let routes = routes.filter_map(|key| Some((*key, *self.reconciler.wanted(key)?)));
+            self.aftermath.begin(name, routes.collect(), Instant::now());
+        }
+        let aftermath = self.aftermath.plan(name, port.is_some(), Instant::now());
+        objects.extend(aftermath);
         let first = tap.is_some() && !objects.is_empty() && !self.reconciler.wants_anything(&owner);
         let of_port = port.map(|checked| checked.port.as_ref());
         let state = State::of_port(of_port, view.as_ref(), &self.config);

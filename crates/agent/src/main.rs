@@ -3,6 +3,7 @@
 //! One verb, one file in `commands/`. No networking is decided here: the agent
 //! is wiring between source, plan, reconciler and kernel.
 
+mod aftermath;
 mod announcer;
 mod arrivals;
 mod checks;

@@ -5,13 +5,14 @@
 //! namespace, so it goes with the lab, and dies with this process.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::{fd::AsFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use crate::{
@@ -153,6 +154,8 @@ pub struct Qemu {
     child: Child,
     incoming: PathBuf,
     commands: BufReader<UnixStream>,
+    /// It has said that its guest has stopped.
+    stopped: bool,
 }
 
 impl Qemu {
@@ -207,22 +210,20 @@ impl Qemu {
             child,
             incoming,
             commands: BufReader::new(stream),
+            stopped: false,
         };
         qemu.ask("qmp_capabilities", json!({}))?;
         Ok(qemu)
     }
 
-    /// One command of QMP; its answer. What QEMU tells unasked is passed over.
+    /// One command of QMP; its answer. Of what QEMU tells unasked, that its guest has
+    /// stopped is kept.
     fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let what = || Error::io(format!("QEMU's answer to {command}"));
         let line = json!({"execute": command, "arguments": arguments});
         writeln!(self.commands.get_mut(), "{line}").map_err(what())?;
         loop {
-            let mut line = String::new();
-            if self.commands.read_line(&mut line).map_err(what())? == 0 {
-                return Err(Error::Program(format!("QEMU hung up on {command}")));
-            }
-            let answer: Value = serde_json::from_str(&line).unwrap_or_default();
+            let answer = self.line().map_err(what())?;
             if let Some(error) = answer.get("error") {
                 return Err(Error::Program(format!("QEMU refuses {command}: {error}")));
             }
@@ -232,12 +233,43 @@ impl Qemu {
         }
     }
 
+    /// One line of QMP.
+    fn line(&mut self) -> io::Result<Value> {
+        let mut line = String::new();
+        if self.commands.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let said: Value = serde_json::from_str(&line).unwrap_or_default();
+        self.stopped |= said.get("event").is_some_and(|event| event == "STOP");
+        Ok(said)
+    }
+
+    /// Waits for what QEMU tells unasked, but not for long.
+    fn hear(&mut self) -> Result<()> {
+        let what = || Error::io("waiting for QEMU");
+        let stream = self.commands.get_ref().as_fd();
+        let mut ready = [PollFd::new(stream, PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(POLL).unwrap_or(PollTimeout::ZERO);
+        let told = !self.commands.buffer().is_empty()
+            || poll(&mut ready, patience).map_err(|e| what()(e.into()))? > 0;
+        if told {
+            self.line().map_err(what())?;
+        }
+        Ok(())
+    }
+
     /// Sends the guest to another QEMU, which goes on with it, and ends this one, as
     /// libvirt does. Gives for how long QEMU says that the guest was paused.
+    /// `stopped` is done once, when it has stopped here.
     ///
     /// # Errors
-    /// QEMU fails, or isn't done in time.
-    pub fn send_to(mut self, other: &Self) -> Result<Duration> {
+    /// QEMU or `stopped` fails, or QEMU isn't done in time.
+    pub fn send_to(
+        mut self,
+        other: &Self,
+        stopped: impl FnOnce() -> Result<()>,
+    ) -> Result<Duration> {
+        let mut stopped = Some(stopped);
         let limits = json!({"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME});
         self.ask("migrate-set-parameters", limits)?;
         let uri = format!("unix:{}", other.incoming.display());
@@ -245,6 +277,11 @@ impl Qemu {
         let end = Instant::now() + PATIENCE;
         let paused = loop {
             let now = self.ask("query-migrate", json!({}))?;
+            if self.stopped
+                && let Some(stopped) = stopped.take()
+            {
+                stopped()?;
+            }
             match now.get("status").and_then(Value::as_str) {
                 Some("completed") => break now.get("downtime").and_then(Value::as_u64),
                 Some("failed" | "cancelled") => {
@@ -255,7 +292,7 @@ impl Qemu {
                         "QEMU's migration takes long: {now}"
                     )));
                 }
-                _ => process::sleep(POLL)?,
+                _ => self.hear()?,
             }
         };
         self.end()?;

@@ -18,6 +18,7 @@ mod churn;
 mod commands;
 mod fabric;
 mod firewall;
+mod follow;
 mod guests;
 mod harness;
 mod hostile;

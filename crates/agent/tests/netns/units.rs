@@ -26,26 +26,46 @@ fn words<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
         .collect()
 }
 
+/// Whether systemd takes every line of a unit.
+fn verified(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let name = file.display();
+    assert!(output.status.success() && said.is_empty(), "{name}: {said}");
+}
+
 /// systemd takes every line of the units, and the programs that they name take
 /// their arguments.
 #[test]
 fn systemd_understands_the_units() {
     let host = Host::new();
+    let helper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/l2isolate-libvirt");
+    let text = unit("l2isolate-libvirt.service");
+    let started = words(&text, "ExecStart");
+    assert_eq!(started[0], "/usr/bin/l2isolate-libvirt");
+    let arguments = Command::new("/usr/bin/python3")
+        .arg(&helper)
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8_lossy(&arguments.stdout);
+    assert!(help.contains(started[1]), "{help}");
+    verified(
+        &host.path("l2isolate-libvirt.service"),
+        &text.replace(started[0], PROGRAM),
+    );
     for name in ["l2isolate.service", "l2isolate-metadata.service"] {
         let text = unit(name);
         let [installed, verb, file, path] = words(&text, "ExecStart")[..] else {
             panic!("{name}: what does it start?");
         };
         assert_eq!(installed, "/usr/bin/l2isolate", "{name}");
-        let here = host.path(name);
-        fs::write(&here, text.replace(installed, PROGRAM)).unwrap();
-        let output = Command::new("systemd-analyze")
-            .args(["verify", "--man=no"])
-            .arg(&here)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{name}: {said}");
+        verified(&host.path(name), &text.replace(installed, PROGRAM));
         let help = Command::new(PROGRAM)
             .args([verb, "--help"])
             .output()

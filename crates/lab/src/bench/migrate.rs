@@ -18,8 +18,8 @@ use crate::{
     Error, Result,
     connections::Connections,
     fabric::{Family, Vm},
-    lab::{Guard, Plan, unique_name},
-    migrate::Mobile,
+    lab::{Guard, Plan, progress, unique_name},
+    migrate::{self, Mobile},
     probe::{FlowSpec, Probe, Report as Flows},
     process,
     topology::{Mix, Shape, Topology},
@@ -58,6 +58,18 @@ pub struct Report {
 /// A fabric of one flavour.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Flavour {
+    /// With the tunnel: the source is told when the guest stops.
+    #[serde(flatten)]
+    pub tunnel: Figures,
+    /// Without it.
+    pub without_tunnel: Figures,
+    /// Longest silence while nothing happens: the floor of the others.
+    pub undisturbed_ms: f64,
+}
+
+/// Figures of a row of migrations.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figures {
     /// Longest silence of any flow in each migration.
     pub blackout_ms: Median,
     /// Packets.
@@ -70,8 +82,6 @@ pub struct Flavour {
     pub from_old_host_ms: Option<f64>,
     /// See [`Self::from_far_rack_ms`].
     pub from_guest_ms: Option<f64>,
-    /// Longest silence while nothing happens: the floor of the others.
-    pub undisturbed_ms: f64,
 }
 
 /// A median in milliseconds, and the worst.
@@ -141,7 +151,12 @@ fn definitions(migrations: usize) -> Value {
                         flow; 1 ms is the flows' own spacing",
         "qemu": "a guest of 128 MiB, sent over a Unix socket from QEMU to QEMU (TCG), which ends the \
                  first one as soon as it is done; 3 flows of 1,000 echoes/s: far rack by IPv4 and \
-                 IPv6, VM of the old host by IPv4; no hint from libvirt",
+                 IPv6, VM of the old host by IPv4; with the tunnel, and no hint",
+        "with_hint": "the source's agent is told as soon as QEMU says that the guest has stopped \
+                      (QMP's STOP), as libvirt's helper does",
+        "without_tunnel": "agents have no tunnel: what arrives at the source is lost once the guest \
+                           has stopped; with BIRD and FRR otherwise there is one, and the source's \
+                           agent is told just before the guest stops",
         "pause_ms": "QEMU's own downtime (query-migrate)",
         "beyond_pause_ms": "of each migration the longest time between two echoes received, of any \
                             flow, less QEMU's downtime",
@@ -194,20 +209,44 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
         process::sleep(2 * PAUSE)?;
         probe.stop()?
     };
-    let mut all: Vec<Flows> = Vec::new();
     let mut resets = 0;
-    for _ in 0..migrations {
-        let (to, neighbour) = next(&guest.at);
-        let neighbour = lab.fabric().vm(neighbour)?;
-        let probe = Probe::start(&lab, &flows(&moving, far, neighbour), RATE)?;
-        let name = format!("to {to}");
-        let (flows, ()) = probe.around(&name, PAUSE, || guest.migrate(to, COPY, LIMIT))?;
-        all.push(flows);
-        resets += connections.broken();
-    }
+    let mut row = |tunnel: bool| -> Result<Figures> {
+        let mut all = Vec::new();
+        for _ in 0..migrations {
+            let (to, neighbour) = next(&guest.at);
+            let neighbour = lab.fabric().vm(neighbour)?;
+            let probe = Probe::start(&lab, &flows(&moving, far, neighbour), RATE)?;
+            let name = format!("to {to}");
+            let (flows, ()) = probe.around(&name, PAUSE, || {
+                let from = guest.begin(to, LIMIT)?;
+                process::sleep(COPY)?;
+                if tunnel {
+                    guest.tell(&from, "stopped")?;
+                }
+                guest.jump(to)?;
+                guest.end(&from, LIMIT)
+            })?;
+            all.push(flows);
+            resets += connections.broken();
+        }
+        Ok(figures(&all))
+    };
+    let without_tunnel = row(false)?;
+    progress("  with the tunnel");
+    migrate::follow(&lab)?;
+    let tunnel = row(true)?;
     let (_, broken) = connections.close()?;
     resets += usize::from(broken);
     lab.down()?;
+    let flavour = Flavour {
+        tunnel,
+        without_tunnel,
+        undisturbed_ms: stats::rounded(undisturbed.longest_gap_ms),
+    };
+    Ok((flavour, resets))
+}
+
+fn figures(all: &[Flows]) -> Figures {
     let silence = |of: &dyn Fn(&Flows) -> f64| -> Vec<f64> { all.iter().map(of).collect() };
     let blackouts = silence(&|flows| flows.longest_gap_ms);
     let by = |from: usize| {
@@ -218,16 +257,14 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
         });
         stats::median(&gaps).map(stats::rounded)
     };
-    let flavour = Flavour {
+    Figures {
         blackout_ms: Median::of(&blackouts),
         lost: all.iter().map(|flows| flows.lost).sum(),
         sent: all.iter().map(|flows| flows.sent).sum(),
         from_far_rack_ms: by(0),
         from_old_host_ms: by(1),
         from_guest_ms: by(2),
-        undisturbed_ms: stats::rounded(undisturbed.longest_gap_ms),
-    };
-    Ok((flavour, resets))
+    }
 }
 
 /// Three kinds, both families.

@@ -13,9 +13,9 @@ use crate::{
     bench::stats,
     fabric::{Family, Vm},
     lab::{Lab, progress},
-    migrate::Mobile,
+    migrate::{self, Mobile},
     netns,
-    probe::{FlowSpec, Probe},
+    probe::{FlowSpec, Probe, Report},
     process,
     qemu::{Image, Qemu},
     topology::Mix,
@@ -30,6 +30,20 @@ const BOOT: Duration = Duration::from_secs(90);
 pub struct Real {
     /// Which daemons the fabric ran.
     pub fabric: Mix,
+    /// With the tunnel; the agents see for themselves when the guest has left.
+    #[serde(flatten)]
+    pub tunnel: Figures,
+    /// With the tunnel, and told when the guest has stopped.
+    pub with_hint: Figures,
+    /// Without either.
+    pub without_tunnel: Figures,
+    /// Longest silence while nothing happens: the floor of the others.
+    pub undisturbed_ms: f64,
+}
+
+/// Figures of a row of migrations.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figures {
     /// QEMU's downtime: median.
     pub pause_ms: Option<f64>,
     /// Longest silence of any flow in each migration, less its pause.
@@ -38,8 +52,6 @@ pub struct Real {
     pub lost: u64,
     /// Echoes that were asked for.
     pub sent: u64,
-    /// Longest silence while nothing happens: the floor of the others.
-    pub undisturbed_ms: f64,
 }
 
 pub(super) fn run(agent: &Path, fabric: Mix, migrations: usize, image: &Path) -> Result<Real> {
@@ -56,46 +68,92 @@ pub(super) fn run(agent: &Path, fabric: Mix, migrations: usize, image: &Path) ->
     let probe = Probe::echo(&lab, &flows(&vm, far, lab.fabric().vm("vm1-1-2")?), RATE)?;
     process::sleep(2 * PAUSE)?;
     let undisturbed = probe.stop()?.longest_gap_ms;
-    let (mut pauses, mut beyond, mut lost, mut sent) = (Vec::new(), Vec::new(), 0, 0);
-    for number in 1..=migrations {
-        let from = guest.at.clone();
-        let (to, neighbour) = next(&from);
-        let neighbour = lab.fabric().vm(neighbour)?;
-        guest.bind(to, "incoming", Some(&from))?;
-        plug(&lab, &vm, to)?;
-        let other = Qemu::start(&image, &lab.namespace(to), &vm, number, true)?;
-        guest.until(to, "incoming", LIMIT)?;
-        guest.bind(&from, "outgoing", Some(to))?;
-        guest.until(&from, "outgoing", LIMIT)?;
-        process::sleep(COPY)?;
-        let probe = Probe::echo(&lab, &flows(&vm, far, neighbour), RATE)?;
-        let (report, paused) = probe.around(&format!("to {to}"), PAUSE, || qemu.send_to(&other))?;
-        let paused = stats::ms(paused);
-        qemu = other;
-        to.clone_into(&mut guest.at);
-        guest.bind(to, "active", None)?;
-        guest.until(to, "active", LIMIT)?;
-        netns::batch(
-            Some(&lab.namespace(&from)),
-            &format!("link del {}\n", vm.tap),
-        )?;
-        guest.unbind(&from)?;
-        progress(&format!("  QEMU's pause {paused:.0} ms"));
-        beyond.push((report.longest_gap_ms - paused).max(0.0));
-        pauses.push(paused);
-        lost += report.lost;
-        sent += report.sent;
-    }
+    let mut row = |first: usize, hint: bool| -> Result<Figures> {
+        let mut figures = Row::default();
+        for number in first..first + migrations {
+            let from = guest.at.clone();
+            let (to, neighbour) = next(&from);
+            let neighbour = lab.fabric().vm(neighbour)?;
+            guest.bind(to, "incoming", Some(&from))?;
+            plug(&lab, &vm, to)?;
+            let other = Qemu::start(&image, &lab.namespace(to), &vm, number, true)?;
+            guest.until(to, "incoming", LIMIT)?;
+            guest.bind(&from, "outgoing", Some(to))?;
+            guest.until(&from, "outgoing", LIMIT)?;
+            process::sleep(COPY)?;
+            let probe = Probe::echo(&lab, &flows(&vm, far, neighbour), RATE)?;
+            let stopped = || match hint {
+                true => guest.tell(&from, "stopped").map(drop),
+                false => Ok(()),
+            };
+            let (report, paused) = probe.around(&format!("to {to}"), PAUSE, || {
+                qemu_sends(&mut qemu, other, stopped)
+            })?;
+            to.clone_into(&mut guest.at);
+            guest.bind(to, "active", None)?;
+            guest.until(to, "active", LIMIT)?;
+            netns::batch(
+                Some(&lab.namespace(&from)),
+                &format!("link del {}\n", vm.tap),
+            )?;
+            guest.unbind(&from)?;
+            figures.take(&report, stats::ms(paused));
+        }
+        Ok(figures.figures())
+    };
+    let without_tunnel = row(1, false)?;
+    progress("  with the tunnel");
+    migrate::follow(&lab)?;
+    let tunnel = row(migrations + 1, false)?;
+    progress("  told when the guest has stopped");
+    let with_hint = row(2 * migrations + 1, true)?;
     qemu.end()?;
     lab.down()?;
     Ok(Real {
         fabric,
-        pause_ms: stats::median(&pauses).map(stats::rounded),
-        beyond_pause_ms: super::Median::of(&beyond),
-        lost,
-        sent,
+        tunnel,
+        with_hint,
+        without_tunnel,
         undisturbed_ms: stats::rounded(undisturbed),
     })
+}
+
+/// The guest goes from one QEMU to another, which is then the one.
+fn qemu_sends(
+    qemu: &mut Qemu,
+    other: Qemu,
+    stopped: impl FnOnce() -> Result<()>,
+) -> Result<Duration> {
+    let paused = std::mem::replace(qemu, other);
+    paused.send_to(qemu, stopped)
+}
+
+/// Of a row of migrations, while they go on.
+#[derive(Default)]
+struct Row {
+    pauses: Vec<f64>,
+    beyond: Vec<f64>,
+    lost: u64,
+    sent: u64,
+}
+
+impl Row {
+    fn take(&mut self, report: &Report, paused: f64) {
+        progress(&format!("  QEMU's pause {paused:.0} ms"));
+        self.beyond.push((report.longest_gap_ms - paused).max(0.0));
+        self.pauses.push(paused);
+        self.lost += report.lost;
+        self.sent += report.sent;
+    }
+
+    fn figures(self) -> Figures {
+        Figures {
+            pause_ms: stats::median(&self.pauses).map(stats::rounded),
+            beyond_pause_ms: super::Median::of(&self.beyond),
+            lost: self.lost,
+            sent: self.sent,
+        }
+    }
 }
 
 /// As libvirt makes it: persistent, up, and without carrier until QEMU opens it.
