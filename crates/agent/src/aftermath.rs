@@ -1,81 +1,100 @@
-//! Guests that were followed when their ports went: what still comes for them is
-//! sent on for a while, since a control plane may say that a migration is over before
-//! the fabric has heard all of it.
+//! Ports that go while their guests are followed: they are planned for a while as if
+//! they were still bound here, since a control plane may say that a migration is over
+//! before the fabric has heard all of it.
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use l2isolate_model::{IfName, desired::Objects};
+use l2isolate_model::{IfName, port::CheckedPort};
 
 /// How long: ten hops of 50 ms, with which FRR passes an update on, six times over.
 const WHILE: Duration = Duration::from_secs(3);
 
-/// The routes of such guests by their taps, and until when. Nothing of it outlives
-/// the agent: the next one takes the routes for what nobody wants.
+/// The ports of guests that are followed, by their taps, and until when, if they are
+/// bound here no more. Nothing of it outlives the agent: the next one takes the routes
+/// for what nobody wants.
 #[derive(Default)]
-pub(crate) struct Aftermath(BTreeMap<IfName, (Objects, Instant)>);
+pub(crate) struct Aftermath(BTreeMap<IfName, (Arc<CheckedPort>, Option<Instant>)>);
 
 impl Aftermath {
-    /// The port that was followed on this tap has gone; it had these routes.
-    pub(crate) fn begin(&mut self, tap: IfName, routes: Objects, now: Instant) {
-        self.0.insert(tap, (routes, now + WHILE));
-    }
-
-    /// What is still wanted of a tap whose port has gone; with a port there, or when
-    /// its time is over, nothing.
-    pub(crate) fn plan(&mut self, tap: IfName, port: bool, now: Instant) -> Objects {
-        match self.0.get(&tap) {
-            Some((routes, end)) if !port && *end > now => routes.clone(),
-            _ => {
-                self.0.remove(&tap);
-                Objects::new()
-            }
+    /// What is bound here on a tap: a port whose guest is followed, or another one.
+    pub(crate) fn know(&mut self, tap: IfName, followed: Option<Arc<CheckedPort>>) {
+        match followed {
+            Some(port) => drop(self.0.insert(tap, (port, None))),
+            None => drop(self.0.remove(&tap)),
         }
     }
 
-    /// Whether what comes for the last guest of a tap is still sent on.
-    pub(crate) fn is_of(&self, tap: IfName) -> bool {
-        self.0.contains_key(&tap)
+    /// The port to plan a tap for on which none is bound here: the last one, for its
+    /// time.
+    pub(crate) fn port(&mut self, tap: IfName, now: Instant) -> Option<Arc<CheckedPort>> {
+        let (port, end) = self.0.get_mut(&tap)?;
+        if *end.get_or_insert(now + WHILE) > now {
+            return Some(Arc::clone(port));
+        }
+        self.0.remove(&tap);
+        None
     }
 
     /// Taps whose time is over.
     pub(crate) fn ripe(&self, now: Instant) -> impl Iterator<Item = IfName> {
-        let over = self.0.iter().filter(move |(_, (_, end))| *end <= now);
-        over.map(|(tap, _)| *tap)
+        let over = self.ends().filter(move |(_, end)| *end <= now);
+        over.map(|(tap, _)| tap)
     }
 
     /// When the next one's is.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.0.values().map(|(_, end)| *end).min()
+        self.ends().map(|(_, end)| end).min()
+    }
+
+    fn ends(&self) -> impl Iterator<Item = (IfName, Instant)> {
+        self.0
+            .iter()
+            .filter_map(|(tap, (_, end))| Some((*tap, (*end)?)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use l2isolate_model::desired::{Key, Target, Value};
+    use l2isolate_model::{document, intent::Intent};
 
     use super::*;
 
-    // For its time and no longer, and not beside a port that comes back.
+    fn port(tap: IfName) -> Arc<CheckedPort> {
+        let text = r#"{"version": 1,
+            "subnets": [{"id": "44444444-0000-4000-8000-000000000004", "cidr": "10.252.0.0/24"}],
+            "ports": [{"id": "00000001-0000-4000-8000-000000000001", "tap": "tap1",
+                "mac": "fa:16:3e:00:00:01", "addresses": [{"address": "10.252.0.5",
+                "subnet": "44444444-0000-4000-8000-000000000004"}]}]}"#;
+        let mut intent = Intent::default();
+        let parsed = document::parse(text.as_bytes(), "test.json".as_ref()).unwrap();
+        intent.update(parsed.objects);
+        Arc::clone(intent.on_tap(tap).unwrap())
+    }
+
+    // For its time and no longer, however often it is asked for; and only of a guest
+    // that was followed to the end.
     #[test]
-    fn what_is_sent_on_ends() {
+    fn a_port_that_was_followed_stays_for_a_while() {
         let tap: IfName = "tap1".parse().unwrap();
-        let key = Key::Route("10.252.0.5/32".parse().unwrap(), 7);
-        let routes = Objects::from([(key, Value::Route(Target::Unreachable))]);
         let now = Instant::now();
         let mut aftermath = Aftermath::default();
-        assert_eq!(aftermath.due(), None);
-        aftermath.begin(tap, routes.clone(), now);
-        assert_eq!(aftermath.due(), Some(now + WHILE));
-        assert_eq!(aftermath.plan(tap, false, now + WHILE / 2), routes);
-        assert!(aftermath.is_of(tap) && aftermath.ripe(now + WHILE / 2).next().is_none());
+        assert!(aftermath.port(tap, now).is_none());
+        aftermath.know(tap, Some(port(tap)));
+        assert_eq!(aftermath.due(), None, "it is bound here");
+        for late in [Duration::ZERO, WHILE / 2] {
+            assert!(aftermath.port(tap, now + late).is_some());
+            assert_eq!(aftermath.due(), Some(now + WHILE));
+        }
+        assert_eq!(aftermath.ripe(now + WHILE / 2).count(), 0);
         assert_eq!(aftermath.ripe(now + WHILE).collect::<Vec<_>>(), [tap]);
-        assert!(aftermath.plan(tap, false, now + WHILE).is_empty());
-        assert!(!aftermath.is_of(tap));
-        aftermath.begin(tap, routes, now);
-        assert!(aftermath.plan(tap, true, now).is_empty());
-        assert!(aftermath.plan(tap, false, now).is_empty());
+        assert!(aftermath.port(tap, now + WHILE).is_none());
+        assert_eq!(aftermath.due(), None);
+        aftermath.know(tap, Some(port(tap)));
+        aftermath.know(tap, None);
+        assert!(aftermath.port(tap, now).is_none());
     }
 }

@@ -8,6 +8,7 @@
 mod announce;
 mod apply;
 mod migrations;
+mod plan;
 mod tunnel;
 
 use std::{
@@ -21,10 +22,9 @@ use l2isolate_model::{
     desired::{Key, Target, Value},
     document::ObjectId,
     intent::{Change, Intent, Outcome},
-    port::BindingState,
     tap::Tap,
 };
-use l2isolate_plan::{Config, KernelRules, Owner, TapView, migration::State};
+use l2isolate_plan::{Config, KernelRules, Owner};
 use l2isolate_reconcile::Reconciler;
 use l2isolate_source::neutron::TapState;
 use tracing::{debug, error, info, warn};
@@ -34,7 +34,7 @@ use apply::Work;
 use crate::{
     aftermath::Aftermath,
     announcer::Announcer,
-    arrivals::{Arrivals, Known},
+    arrivals::Arrivals,
     departures::Departures,
     firewall::{Firewall, Stage},
     guests::{self, Guests},
@@ -497,17 +497,6 @@ impl Engine {
         }
     }
 
-    /// Plans what is dirty. By itself this changes nothing but what
-    /// [`Self::reconciler`] tells of differences.
-    pub(crate) fn plan_dirty(&mut self) {
-        let now = Instant::now();
-        self.dirty.extend(self.departures.ripe(now));
-        self.dirty.extend(self.aftermath.ripe(now));
-        for tap in std::mem::take(&mut self.dirty) {
-            self.plan(tap);
-        }
-    }
-
     /// When the next thing that has to wait is due.
     pub(crate) fn due(&self) -> Option<Instant> {
         let now = Instant::now();
@@ -530,81 +519,5 @@ impl Engine {
             rivals,
         ];
         all.into_iter().flatten().min()
-    }
-
-    fn plan(&mut self, name: IfName) {
-        self.touched.insert(name);
-        self.rerouted.insert(name);
-        let port = self.intent.on_tap(name);
-        let tap = self.taps.get(&name);
-        // Before the intent is complete a tap may have a port all the same.
-        let known = self.complete || port.is_some();
-        let of_guest = if known {
-            self.arrivals.plan(name, tap, port.map(AsRef::as_ref))
-        } else {
-            Known::default()
-        };
-        let binding = port.map(|checked| checked.port.binding.state);
-        let leaves = binding == Some(BindingState::Outgoing);
-        let moves = port.filter(|_| binding != Some(BindingState::Active));
-        let peer = moves.and_then(|checked| checked.port.binding.peer);
-        self.peers.plan(name, peer);
-        let step = match known {
-            true => self.departures.plan(name, leaves, Instant::now()),
-            false => 1,
-        };
-        let view = tap.map(|tap| TapView {
-            tap,
-            seen: of_guest.seen,
-            stopped: of_guest.stopped,
-            step,
-            marked: self.complete && self.marked(name),
-        });
-        if let Some(guests) = &mut self.guests {
-            let port = port.map(AsRef::as_ref);
-            let entry =
-                l2isolate_plan::guest::metadata::plan(name, view.as_ref(), port, &self.config);
-            guests.metadata(name, entry.as_ref());
-        }
-        let mut objects =
-            l2isolate_plan::tap::plan(name, view.as_ref(), port.map(AsRef::as_ref), &self.config);
-        let owner = Owner::Tap(name);
-        if port.is_none() && self.migration(name) == State::Followed {
-            let wanted = self.reconciler.wanted_by(&owner);
-            let routes = wanted.filter(|key| matches!(key, Key::Route(..)));
-            let routes = routes.filter_map(|key| Some((*key, *self.reconciler.wanted(key)?)));
-            self.aftermath.begin(name, routes.collect(), Instant::now());
-        }
-        let aftermath = self.aftermath.plan(name, port.is_some(), Instant::now());
-        objects.extend(aftermath);
-        let first = tap.is_some() && !objects.is_empty() && !self.reconciler.wants_anything(&owner);
-        let of_port = port.map(|checked| checked.port.as_ref());
-        let state = State::of_port(of_port, view.as_ref(), &self.config);
-        if let Some(rivals) = &mut self.rivals {
-            let wired = port.filter(|checked| checked.port.admin_state_up);
-            let alone =
-                wired.filter(|_| state == State::Active && tap.is_some_and(|tap| tap.carrier));
-            let addresses = alone.into_iter().flat_map(|checked| &checked.addresses);
-            rivals.plan(name, addresses.map(|(address, _)| *address).collect());
-        }
-        self.reconciler.want(&owner, objects);
-        if first {
-            self.read_settings(name);
-        }
-        self.is_in(name, state);
-    }
-
-    /// Whether objects of ours are on the tap.
-    fn marked(&self, name: IfName) -> bool {
-        let mut addresses = self.reconciler.observed().range(Key::first_address(name)..);
-        let mut neighbours = self
-            .reconciler
-            .observed()
-            .range(Key::first_neighbour(name)..);
-        let here = |entry: Option<(&Key, &Value)>| match entry {
-            Some((Key::Address(tap, _) | Key::Neighbour(tap, _), _)) => *tap == name,
-            _ => false,
-        };
-        here(addresses.next()) || here(neighbours.next())
     }
 }

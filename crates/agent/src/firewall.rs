@@ -181,14 +181,18 @@ impl Firewall {
         if self.planner.config().tunnel.is_none() {
             return;
         }
+        let mut changed = false;
         for tap in &outcome.taps {
             let binding = intent.on_tap(*tap).map(|checked| checked.port.binding);
             match binding.map(|binding| binding.peer) {
-                Some(Some(peer)) => drop(self.peers.insert(*tap, peer)),
+                Some(Some(peer)) => changed |= self.peers.insert(*tap, peer) != Some(peer),
                 // The migration is over, and what it has sent on may still come.
                 Some(None) => {}
-                None => drop(self.peers.remove(tap)),
+                None => changed |= self.peers.remove(tap).is_some(),
             }
+        }
+        if !changed {
+            return;
         }
         let all = self.peers.values().copied();
         self.reconciler.want(&Owner::Peers, peers(all));

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::IpAddr,
+    ops::Bound,
     os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -39,10 +40,10 @@ pub(crate) struct Rivals {
     /// Addresses that are announced from here alone.
     of: BTreeMap<IfName, BTreeSet<IpAddr>>,
     held: BTreeMap<IpAddr, IfName>,
-    /// Whose turn it is: of all, and before them of those that are new or that
-    /// another host was heard of.
-    all: VecDeque<IpAddr>,
+    /// Whose turn it is: of those that are new or that another host was heard of,
+    /// and of all, whose last turn it was.
     urgent: VecDeque<IpAddr>,
+    last: Option<IpAddr>,
     next: Instant,
     turn: bool,
     /// Who else announces an address, and when that was heard last.
@@ -57,28 +58,28 @@ impl Rivals {
     /// The kernel's.
     pub(crate) fn start(config: &Config) -> io::Result<Option<Self>> {
         let own = config.loopbacks.first().map(IpNet::addr);
-        let uplinks: Vec<IfName> = config
-            .uplinks
-            .0
-            .iter()
-            .filter_map(|n| n.parse().ok())
-            .collect();
+        let uplinks = &config.uplinks.0;
         let Some(own) = own.filter(|_| config.find_duplicates && !uplinks.is_empty()) else {
             return Ok(None);
         };
-        Ok(Some(Self {
+        let guests = config.guest_prefixes.0.clone();
+        Self::new(uplinks.clone(), own, guests).map(Some)
+    }
+
+    fn new(uplinks: Vec<IfName>, own: IpAddr, guests: Vec<IpNet>) -> io::Result<Self> {
+        Ok(Self {
             strays: Strays::new()?,
             uplinks,
             own,
-            guests: config.guest_prefixes.0.clone(),
+            guests,
             of: BTreeMap::new(),
             held: BTreeMap::new(),
-            all: VecDeque::new(),
             urgent: VecDeque::new(),
+            last: None,
             next: Instant::now(),
             turn: false,
             heard: BTreeMap::new(),
-        }))
+        })
     }
 
     /// What is announced by way of a tap, outside of a migration.
@@ -99,7 +100,6 @@ impl Rivals {
         for address in &addresses {
             if self.held.insert(*address, tap).is_none() {
                 self.urgent.push_back(*address);
-                self.all.push_back(*address);
             }
         }
         if !addresses.is_empty() {
@@ -184,13 +184,11 @@ impl Rivals {
     }
 
     fn one_of_all(&mut self) -> Option<IpAddr> {
-        loop {
-            let address = self.all.pop_front()?;
-            if self.held.contains_key(&address) {
-                self.all.push_back(address);
-                return Some(address);
-            }
-        }
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.held.range((after, Bound::Unbounded));
+        let next = rest.next().or_else(|| self.held.first_key_value());
+        self.last = next.map(|(address, _)| *address);
+        self.last
     }
 
     /// When to look next.
@@ -221,19 +219,8 @@ mod tests {
     }
 
     fn rivals(of: &[(&str, &[u8])]) -> Rivals {
-        let mut rivals = Rivals {
-            strays: Strays::new().unwrap(),
-            uplinks: Vec::new(),
-            own: [10, 255, 16, 1].into(),
-            guests: vec!["10.252.0.0/16".parse().unwrap()],
-            of: BTreeMap::new(),
-            held: BTreeMap::new(),
-            all: VecDeque::new(),
-            urgent: VecDeque::new(),
-            next: Instant::now(),
-            turn: false,
-            heard: BTreeMap::new(),
-        };
+        let guests = vec!["10.252.0.0/16".parse().unwrap()];
+        let mut rivals = Rivals::new(Vec::new(), [10, 255, 16, 1].into(), guests).unwrap();
         for (tap, addresses) in of {
             let addresses = addresses.iter().map(|last| address(*last));
             rivals.plan(tap.parse().unwrap(), addresses.collect());
@@ -291,6 +278,17 @@ mod tests {
             (0..count).filter_map(|_| rivals.turn()).collect()
         };
         assert_eq!(turns(&mut rivals, 6).len(), 3);
+        // One that comes and goes takes nobody's turn.
+        for _ in 0..9 {
+            rivals.plan(
+                "tap1".parse().unwrap(),
+                BTreeSet::from([address(1), address(3)]),
+            );
+            let all = BTreeSet::from([1, 2, 3].map(address));
+            rivals.plan("tap1".parse().unwrap(), all);
+            assert!(rivals.urgent.pop_front().is_some() && rivals.urgent.is_empty());
+        }
+        assert_eq!(turns(&mut rivals, 3).len(), 3);
         let other = Stray {
             switch: [10, 255, 0, 1].into(),
             address: address(2),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use l2isolate_kernel::traffic::{Carried, Traffic};
+use l2isolate_model::IfName;
 use tracing::warn;
 
 /// Packets in a second.
@@ -27,11 +28,11 @@ pub(crate) struct Uplinks {
 
 impl Uplinks {
     /// In the calling thread's network namespace.
-    pub(crate) fn new(names: &[String]) -> Self {
+    pub(crate) fn new(names: &[IfName]) -> Self {
         let traffic = Traffic::open();
         let traffic = traffic.inspect_err(|error| warn!(%error, "what uplinks carry isn't known"));
         Self {
-            names: names.to_vec(),
+            names: names.iter().map(ToString::to_string).collect(),
             traffic: traffic.ok(),
             last: None,
             rates: BTreeMap::new(),

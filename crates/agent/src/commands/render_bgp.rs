@@ -130,7 +130,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let named = config.uplinks.0.iter().map(|name| Uplink {
-        interface: name.clone(),
+        interface: name.to_string(),
         peer: None,
         peer_asn: None,
     });

@@ -353,16 +353,16 @@ impl Typed for UserName {
 
 /// Interfaces in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Interfaces(pub(crate) Vec<String>);
+pub(crate) struct Interfaces(pub(crate) Vec<IfName>);
 
 impl Typed for Interfaces {
     const EXPECTED: &'static str = "interfaces with commas between, like eth0, eth1";
 
     fn parse(text: &str, _: &Bounds) -> Result<Self, String> {
         let items = text.split(',').map(str::trim).filter(|i| !i.is_empty());
-        let one = |text: &str| match text.parse::<IfName>() {
-            Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err(format!("has {text:?}: {error}")),
+        let one = |text: &str| {
+            let name = text.parse::<IfName>();
+            name.map_err(|error| format!("has {text:?}: {error}"))
         };
         items.map(one).collect::<Result<_, _>>().map(Self)
     }

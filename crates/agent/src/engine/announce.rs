@@ -37,8 +37,7 @@ impl Engine {
         for tap in std::mem::take(&mut self.rerouted) {
             // A route to a tap without carrier leads to nobody.
             let open = self.taps.get(&tap).is_some_and(|tap| tap.carrier);
-            let followed = self.migration(tap) == State::Followed || self.aftermath.is_of(tap);
-            let routed = match open || followed {
+            let routed = match open || self.migration(tap) == State::Followed {
                 true => self.routed(&Owner::Tap(tap)),
                 false => BTreeMap::new(),
             };

@@ -12,8 +12,8 @@ use crate::control::{Event, Followed};
 impl Engine {
     /// Tells the engine which interfaces lead to switches. Before anything is
     /// absorbed.
-    pub(crate) fn with_uplinks(mut self, names: &[String]) -> Self {
-        self.uplinks = names.iter().filter_map(|name| name.parse().ok()).collect();
+    pub(crate) fn with_uplinks(mut self, names: &[IfName]) -> Self {
+        self.uplinks = names.to_vec();
         if let Some(first) = self.uplinks.first().copied() {
             self.measure_underlay(first);
         }

@@ -16,6 +16,8 @@ use l2isolate_lab::{
 };
 use serde_json::Value;
 
+use crate::migrate::is_reached_by;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const HOME: &str = "hv1-1";
 const OTHER: &str = "hv2-1";
@@ -25,27 +27,7 @@ const PORT: u16 = 4790;
 /// Waits until packets of both families pass both ways between the guest and a VM of
 /// the old host and one of the new host's rack.
 fn is_reached(guest: &Mobile<'_>, lab: &Guard) {
-    let others = ["vm1-1-2", "vm2-1-2"].map(|name| lab.fabric().vm(name).unwrap());
-    let flow = |from, to, family| FlowSpec { from, to, family };
-    let mut specs = Vec::new();
-    for family in Family::ALL {
-        for other in others {
-            specs.extend([
-                flow(other, &guest.vm, family),
-                flow(&guest.vm, other, family),
-            ]);
-        }
-    }
-    lab.until("the guest is reached by all", LIMIT, || {
-        let probe = Probe::start(lab, &specs, 100)?;
-        sleep(Duration::from_millis(100));
-        let flows = probe.stop()?.flows;
-        let silent = flows.into_iter().filter(|flow| flow.received == 0);
-        Ok(silent
-            .map(|flow| format!("{} to {} by {}", flow.from, flow.to, flow.family))
-            .collect())
-    })
-    .unwrap();
+    is_reached_by(&["vm1-1-2", "vm2-1-2"], guest, lab);
 }
 
 /// Waits until a host's agent has the guest in this state.

@@ -54,7 +54,7 @@ fn is_reached(guest: &Mobile<'_>, lab: &Guard) {
 
 /// The same of these VMs. Those of the host that it leaves have its old tap until
 /// that is closed.
-fn is_reached_by(others: &[&str], guest: &Mobile<'_>, lab: &Guard) {
+pub(crate) fn is_reached_by(others: &[&str], guest: &Mobile<'_>, lab: &Guard) {
     let others = others.iter().map(|name| lab.fabric().vm(name).unwrap());
     let mut specs = Vec::new();
     for family in Family::ALL {

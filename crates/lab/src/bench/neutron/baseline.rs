@@ -27,11 +27,12 @@ use super::{
     super::{filter::generation::Commits, stats},
     Cloud, Median, cpu_with_children, nothing,
     ports::{self, LIMIT},
+    without_agents,
 };
 use crate::{
     Error, Result,
     fabric::{Fabric, Vm},
-    lab::{Guard, Plan, progress, unique_name},
+    lab::{Guard, progress},
     netns,
     neutron::{Mechanism, Options, Release, Rig},
     process::{self, Identity},
@@ -80,12 +81,7 @@ pub struct Baseline {
 
 /// Measures.
 pub(super) fn run(planned: &Fabric) -> Result<Baseline> {
-    let lab = Guard::up(Plan {
-        name: unique_name("bench"),
-        topology: nothing(),
-        agent: None,
-        owned: true,
-    })?;
+    let lab = without_agents(nothing())?;
     let mut options = Options::new(Release::Oldest)?;
     options.mechanism = Mechanism::Linuxbridge;
     let rig = Rig::up(&lab, options)?;

@@ -21,12 +21,13 @@ use super::{
     },
     Cloud, Median, cpu,
     ports::{LIMIT, hidden_taps, two_subnets},
+    without_agents,
 };
 use crate::{
     Error, Result,
     agent::{self, Files},
     fabric::{Fabric, Vm},
-    lab::{Guard, Plan, progress, unique_name},
+    lab::{Guard, progress},
     neutron::{Options, Release, Rig},
     process::{self, Identity},
     topology::{Role, Topology},
@@ -77,12 +78,7 @@ pub(super) fn run(
     topology: Topology,
     planned: &Fabric,
 ) -> Result<Figures> {
-    let lab = Guard::up(Plan {
-        name: unique_name("bench"),
-        topology,
-        agent: None,
-        owned: true,
-    })?;
+    let lab = without_agents(topology)?;
     let rig = Rig::up(&lab, Options::new(release)?)?;
     let host = Host::up(&lab, &rig, agent, planned)?;
     let mut figures = Figures::default();

@@ -110,12 +110,7 @@ pub fn run(agent: &Path, release: Release, sizes: &Sizes) -> Result<Report> {
     if !sizes.has(Part::Boot) && !sizes.has(Part::Storm) {
         return Ok(report);
     }
-    let lab = Guard::up(Plan {
-        name: unique_name("bench"),
-        topology: nothing(),
-        agent: None,
-        owned: true,
-    })?;
+    let lab = without_agents(nothing())?;
     let rig = Rig::up(&lab, Options::new(release)?)?;
     let cloud = Cloud::make(&rig)?;
     if sizes.has(Part::Boot) {
@@ -129,6 +124,16 @@ pub fn run(agent: &Path, release: Release, sizes: &Sizes) -> Result<Report> {
     rig.down()?;
     lab.down()?;
     Ok(report)
+}
+
+/// A lab of that topology for Neutron to be run in; agents are started by hand.
+fn without_agents(topology: Topology) -> Result<Guard> {
+    Guard::up(Plan {
+        name: unique_name("bench"),
+        topology,
+        agent: None,
+        owned: true,
+    })
 }
 
 /// A small fabric, and the same with so many VMs on the last of its hypervisors:
