@@ -15,8 +15,8 @@ use super::{LIMIT, traffic, two_racks};
 const ATTEMPTS: usize = 5;
 
 /// What flows lost while `what` was done, and until all is well again. A machine that
-/// stood still meanwhile says nothing of it, since BFD then takes neighbours for dead
-/// that aren't: once more.
+/// stood still meanwhile says nothing of it, since BFD's 800 ms may be over for any pair
+/// of neighbours by then: once more.
 fn during(lab: &Lab, what: impl Fn()) -> Report {
     for _ in 0..ATTEMPTS {
         let probe = traffic(lab);
