@@ -1,8 +1,12 @@
 //! What many played agents hear when a group that all of them use gets a rule,
 //! and when many ports are made at once.
 
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
+use l2isolate_oslo::Transport;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -24,6 +28,9 @@ const CLIENTS: usize = 4;
 const AT_ONCE: usize = 20;
 /// After this without a message all have come.
 const QUIET: Duration = Duration::from_secs(3);
+/// Neutron binds no port to a host whose agent hasn't reported for 75 s; real agents
+/// do so every 30.
+const REPORT: Duration = Duration::from_secs(20);
 /// Longest wait for the first.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -53,7 +60,7 @@ pub struct Ports {
     pub made_s: f64,
     /// From its last answer until the last message of them came.
     pub told_after_s: f64,
-    /// Processor time of Neutron's processes.
+    /// Processor time of Neutron's processes, these hosts' reports among it.
     pub server_cpu_s: f64,
     /// What agents received: messages of their own ports,
     pub own: usize,
@@ -106,7 +113,6 @@ pub(super) async fn ports(crowd: &mut Crowd, cloud: &Cloud<'_>, count: usize) ->
     for host in 0..hosts {
         report(&transport, &format!("storm{host}")).await?;
     }
-    transport.close().await;
     let group = cloud.group()?;
     for (inbox, _) in crowd.listeners.iter().take(hosts) {
         let mut keys = inbox.bound().borrow().clone().map(|bound| bound.keys);
@@ -140,7 +146,11 @@ pub(super) async fn ports(crowd: &mut Crowd, cloud: &Cloud<'_>, count: usize) ->
         }
         Ok::<_, Error>(Instant::now())
     };
-    let (heard, made) = tokio::join!(hear(crowd), making);
+    let (heard, made) = tokio::select! {
+        both = async { tokio::join!(hear(crowd), making) } => both,
+        never = stay_alive(&transport, hosts) => match never {},
+    };
+    transport.close().await;
     let made = made?;
     let own = heard.own.iter().take(hosts).sum();
     let involved: usize = heard.agents.iter().take(hosts).sum();
@@ -156,6 +166,20 @@ pub(super) async fn ports(crowd: &mut Crowd, cloud: &Cloud<'_>, count: usize) ->
     };
     progress(&format!("  {ports:?}"));
     Ok(ports)
+}
+
+/// The hosts' agents report, side by side as real ones do, which try again later when
+/// nobody answers.
+async fn stay_alive(transport: &Transport, hosts: usize) -> Infallible {
+    loop {
+        tokio::time::sleep(REPORT).await;
+        let mut reports = tokio::task::JoinSet::new();
+        for host in 0..hosts {
+            let transport = transport.clone();
+            reports.spawn(async move { report(&transport, &format!("storm{host}")).await });
+        }
+        while reports.join_next().await.is_some() {}
+    }
 }
 
 fn make(rig: &Rig, network: &str, group: &str, hosts: usize, numbers: &[usize]) -> Result<()> {
