@@ -63,6 +63,13 @@ bench-neutron: ## measure a real Neutron and its agents, as one JSON object (doc
 	cargo build $(CARGO_FLAGS) --release -p l2isolate -p l2isolate-lab
 	@scripts/as-root $(TARGET_DIR)/release/l2isolate-lab bench neutron --json
 
+.PHONY: bench-migrate
+bench-migrate: ## measure live migration, also of a real guest, as one JSON object (docs/benchmarks.md)
+	@scripts/setup bench
+	@scripts/guest-image .tools/guest
+	cargo build $(CARGO_FLAGS) --release -p l2isolate -p l2isolate-lab
+	@scripts/as-root $(TARGET_DIR)/release/l2isolate-lab bench migrate --qemu --json
+
 .PHONY: test
 test: setup ## every test: unit, property, namespace and interop
 	@scripts/test $(CARGO_FLAGS)

@@ -43,6 +43,7 @@ mod raw;
 mod settings;
 mod socket;
 pub mod stray;
+pub mod tap;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod traffic;

@@ -241,18 +241,19 @@ pub fn tell(files: &Files, request: &Value) -> Result<Value> {
 ///
 /// # Errors
 /// Its configuration can't be written.
-pub fn with_tunnel(node: &Node, files: &Files) -> Result<()> {
+pub fn with_tunnel(files: &Files) -> Result<()> {
     let path = files.config();
     let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
-    let uplinks: Vec<&str> = node.interfaces.iter().map(|i| i.peer.as_str()).collect();
-    let more = format!(
-        "migration_tunnel = true\nuplinks = {}\n",
-        uplinks.join(", ")
-    );
-    replace(&path, &(text + &more))
+    replace(&path, &(text + "migration_tunnel = true\n"))
 }
 
 fn ini(node: &Node, files: &Files) -> String {
+    let uplinks: Vec<&str> = node.interfaces.iter().map(|i| i.peer.as_str()).collect();
+    let uplinks = match uplinks.is_empty() {
+        // Whoever makes some says so.
+        true => String::new(),
+        false => format!("uplinks = {}\n", uplinks.join(", ")),
+    };
     format!(
         "[DEFAULT]\n\
          host = {}\n\
@@ -263,7 +264,8 @@ fn ini(node: &Node, files: &Files) -> String {
          socket = {}\n\
          guest_directory = {}\n\
          metadata_directory = {}\n\
-         loopbacks = {}/32, {}/128\n",
+         loopbacks = {}/32, {}/128\n\
+         {uplinks}",
         node.name,
         files.intent().display(),
         files.state().display(),

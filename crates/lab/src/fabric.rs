@@ -133,6 +133,16 @@ impl Vm {
             Family::V6 => self.address6.into(),
         }
     }
+
+    /// Its hardware address, as in frames.
+    ///
+    /// # Errors
+    /// It isn't one.
+    pub fn hardware_address(&self) -> Result<[u8; 6]> {
+        let parsed = self.mac.parse::<l2isolate_model::Mac>();
+        let mac = parsed.map_err(|error| Error::Program(format!("{}: {error}", self.name)))?;
+        Ok(mac.bytes())
+    }
 }
 
 impl Node {

@@ -2,27 +2,26 @@
 //! QEMU have it move: a tap at the destination, the bindings of both hosts, the
 //! guest stops here and goes on there, its old tap goes.
 //!
-//! The guest stays one namespace. Its interface is a bridge with a port for
-//! each host; the port that nothing closes is where it runs. So neither its
-//! addresses nor its connections notice, a stopped guest's tap keeps its carrier
-//! as QEMU's does, and the move itself is one transaction. A third
-//! port, to nowhere, keeps the guest's carrier, and so its neighbour cache.
+//! The guest stays one namespace, and its interface is [`Nic`]'s: taps that are made
+//! and opened as libvirt and QEMU do it, and whose queues keep what comes while the
+//! guest is stopped.
 
 use std::{
-    io,
-    os::fd::AsRawFd as _,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use nix::{
-    errno::Errno,
-    ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket},
-};
 use serde_json::{Value, json};
 
 use crate::{
-    Error, Result, agent, fabric::Vm, lab::Lab, netns, process, topology::Role, wiring::guest_lines,
+    Error, Result, agent,
+    fabric::Vm,
+    lab::Lab,
+    netns,
+    nic::{self, Nic, Open},
+    process,
+    topology::Role,
+    wiring::guest_lines,
 };
 
 /// Has all hypervisors of a lab send what still arrives for guests that have left
@@ -32,7 +31,7 @@ use crate::{
 /// The lab has no agents, or one doesn't start.
 pub fn follow(lab: &Lab) -> Result<()> {
     for node in lab.fabric().role(Role::Hypervisor) {
-        agent::with_tunnel(node, &lab.agent_files(&node.name))?;
+        agent::with_tunnel(&lab.agent_files(&node.name))?;
         lab.kill(&node.name, agent::PROGRAM)?;
         lab.restart(&node.name)?;
     }
@@ -41,8 +40,8 @@ pub fn follow(lab: &Lab) -> Result<()> {
 
 /// The document that holds the guest's port.
 const DOCUMENT: &str = "moving";
-/// How long the kernel may take to tell a bridge of a port's carrier.
-const CARRIER: Duration = Duration::from_secs(10);
+/// Ethernet's shortest frame without its checksum, in bytes.
+const SHORTEST: usize = 60;
 const BROADCAST: [u8; 6] = [0xff; 6];
 const RARP: [u8; 2] = [0x80, 0x35];
 
@@ -56,11 +55,10 @@ pub struct Mobile<'a> {
     pub at: String,
     /// Its port's security groups; the next document of it says so.
     pub groups: Vec<String>,
-    namespace: String,
     revision: u64,
-    /// Number of the port of its bridge, with the host it leads to.
-    ports: Vec<(u32, String)>,
-    made: u32,
+    nic: Option<Nic>,
+    /// Its taps that are open, by host.
+    taps: BTreeMap<String, Open>,
 }
 
 impl<'a> Mobile<'a> {
@@ -75,10 +73,9 @@ impl<'a> Mobile<'a> {
             lab,
             at: vm.host.clone(),
             groups: vec![agent::GROUP.to_owned()],
-            namespace: lab.namespace(&vm.name),
             revision: 1,
-            ports: vec![(0, vm.host.clone())],
-            made: 0,
+            nic: None,
+            taps: BTreeMap::new(),
             vm,
         };
         mobile.bind(&mobile.at.clone(), "active", None)?;
@@ -99,34 +96,20 @@ impl<'a> Mobile<'a> {
     /// # Errors
     /// There is no such guest, or it can't be rebuilt.
     pub fn new(lab: &'a Lab, name: &str) -> Result<Self> {
-        let mobile = Self::port_of(lab, name)?;
-        let mac = &mobile.vm.mac;
-        let lines = format!(
-            "address flush dev eth0\n\
-             link set eth0 down\n\
-             link set eth0 name host0\n\
-             link set host0 address {}\n\
-             link add eth0 address {mac} type bridge stp_state 0\n\
-             link add idle0 type veth peer name idle1\n\
-             link set idle0 master eth0\n\
-             link set idle0 up\n\
-             link set idle1 up\n\
-             link set host0 master eth0\n\
-             {}\
-             link set host0 up\n",
-            port_mac(0),
-            unlearned(0),
+        let mut mobile = Self::port_of(lab, name)?;
+        let namespace = lab.namespace(name);
+        let host = mobile.at.clone();
+        mobile.unplug(&host)?;
+        let made = format!(
+            "tuntap add dev eth0 mode tap\nlink set dev eth0 address {}\n",
+            mobile.vm.mac
         );
-        netns::batch(Some(&mobile.namespace), &lines)?;
-        mobile.quiet(0)?;
-        netns::batch(Some(&mobile.namespace), &guest_lines(&mobile.vm))?;
+        netns::batch(Some(&namespace), &made)?;
+        mobile.nic = Some(Nic::start(nic::open(&namespace, "eth0")?)?);
+        netns::batch(Some(&namespace), &guest_lines(&mobile.vm))?;
+        mobile.plug(&host)?;
+        mobile.resume(&host)?;
         Ok(mobile)
-    }
-
-    /// A port of the bridge has nothing to say of its own.
-    fn quiet(&self, number: u32) -> Result<()> {
-        let key = format!("ipv6.conf.host{number}.disable_ipv6");
-        netns::sysctl(&self.namespace, &[(&key, "1")])
     }
 
     /// The document of its port at a host; `peer` is the host at the other end of
@@ -159,38 +142,26 @@ impl<'a> Mobile<'a> {
         std::fs::remove_file(&path).map_err(Error::file(&path))
     }
 
-    /// Makes the guest's tap at another host, with its far end open, as QEMU has it
-    /// while it waits for the guest.
+    /// Makes the guest's tap at a host, as libvirt does: persistent, up, and without
+    /// carrier until it is opened.
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn make_tap(&self, host: &str) -> Result<()> {
+        let tap = &self.vm.tap;
+        let lines = format!("tuntap add dev {tap} mode tap\nlink set dev {tap} up\n");
+        netns::batch(Some(&self.lab.namespace(host)), &lines)
+    }
+
+    /// Makes the guest's tap at a host and opens it, as QEMU has it while it waits
+    /// for the guest.
     ///
     /// # Errors
     /// There is one already.
     pub fn plug(&mut self, host: &str) -> Result<()> {
-        self.made += 1;
-        let number = self.made;
-        let tap = &self.vm.tap;
-        let made = format!(
-            "link add name {tap} netns {} type veth peer name host{number} netns {} address {}\n",
-            self.lab.namespace(host),
-            self.namespace,
-            port_mac(number),
-        );
-        netns::batch(None, &made)?;
-        self.quiet(number)?;
-        nft(&self.namespace, &stopped(number))?;
-        let device = format!("host{number}");
-        let attach = format!(
-            "link set {device} master eth0\n{}link set {device} up\n",
-            unlearned(number)
-        );
-        netns::batch(Some(&self.namespace), &attach)?;
-        let up = format!("link set {tap} up\n");
-        netns::batch(Some(&self.lab.namespace(host)), &up)?;
-        self.lab.until("carrier of a new tap", CARRIER, || {
-            let text = netns::ip(&self.namespace, &["-d", "link", "show", "dev", &device])?;
-            let forwards = text.contains("state forwarding");
-            Ok((!forwards).then_some(text).into_iter().collect())
-        })?;
-        self.ports.push((number, host.to_owned()));
+        self.make_tap(host)?;
+        let tap = nic::open(&self.lab.namespace(host), &self.vm.tap)?;
+        self.taps.insert(host.to_owned(), tap);
         Ok(())
     }
 
@@ -199,33 +170,41 @@ impl<'a> Mobile<'a> {
     /// # Errors
     /// There is none.
     pub fn unplug(&mut self, host: &str) -> Result<()> {
-        self.ports.retain(|(_, at)| at != host);
+        self.taps.remove(host);
+        if let Some(nic) = self.nic.as_ref().filter(|_| self.at == host) {
+            nic.stop()?;
+        }
         let line = format!("link del {}\n", self.vm.tap);
         netns::batch(Some(&self.lab.namespace(host)), &line)
     }
 
-    fn port(&self, host: &str) -> Result<u32> {
-        let port = self.ports.iter().find(|(_, at)| at == host);
-        port.map(|(number, _)| *number)
-            .ok_or_else(|| Error::Program(format!("{} has no tap at {host}", self.vm.name)))
+    fn nic(&self) -> Result<&Nic> {
+        let nobody = || Error::Program(format!("{} can't move", self.vm.name));
+        self.nic.as_ref().ok_or_else(nobody)
+    }
+
+    fn tap(&self, host: &str) -> Result<Open> {
+        let tap = self.taps.get(host).cloned();
+        tap.ok_or_else(|| Error::Program(format!("{} has no tap at {host}", self.vm.name)))
     }
 
     /// The guest stops: its tap stays open, and nobody reads from it.
     ///
     /// # Errors
-    /// It has no tap there.
+    /// It isn't one that can move.
     pub fn stop(&self) -> Result<()> {
-        nft(&self.namespace, &stopped(self.port(&self.at)?))
+        self.nic()?.stop()
     }
 
-    /// The guest goes on at a host, and says so as QEMU does for it (RARP).
+    /// The guest goes on at a host, and QEMU says so for it (RARP): its first frame
+    /// there.
     ///
     /// # Errors
     /// It has no tap there.
     pub fn resume(&mut self, host: &str) -> Result<()> {
-        nft(&self.namespace, &going_on(self.port(host)?))?;
+        self.nic()?.run(self.tap(host)?, self.rarp()?)?;
         host.clone_into(&mut self.at);
-        self.say(RARP, &rarp(&self.mac_bytes()?))
+        Ok(())
     }
 
     /// Stops and goes on elsewhere, at once.
@@ -233,12 +212,8 @@ impl<'a> Mobile<'a> {
     /// # Errors
     /// As [`Self::resume`].
     pub fn jump(&mut self, host: &str) -> Result<()> {
-        let frame = rarp(&self.mac_bytes()?);
-        let (from, to) = (self.port(&self.at)?, self.port(host)?);
-        let lines = stopped(from) + &going_on(to);
-        nft(&self.namespace, &lines)?;
-        host.clone_into(&mut self.at);
-        self.say(RARP, &frame)
+        self.stop()?;
+        self.resume(host)
     }
 
     /// Tells a host's agent, as libvirt's helper does, that the guest has `stopped`
@@ -257,29 +232,22 @@ impl<'a> Mobile<'a> {
     /// The guest says where it is, as QEMU does for it (RARP).
     ///
     /// # Errors
-    /// It can't be sent.
+    /// It is stopped.
     pub fn announce(&self) -> Result<()> {
-        self.say(RARP, &rarp(&self.mac_bytes()?))
+        self.nic()?.say(self.rarp()?)
     }
 
-    fn mac_bytes(&self) -> Result<[u8; 6]> {
-        let parsed = self.vm.mac.parse::<l2isolate_model::Mac>();
-        let mac = parsed.map_err(|error| Error::Program(error.to_string()))?;
-        Ok(mac.bytes())
-    }
-
-    /// Broadcasts a frame from the guest's interface.
-    ///
-    /// # Errors
-    /// It can't be sent.
-    pub fn say(&self, kind: [u8; 2], payload: &[u8]) -> Result<()> {
-        let own = self.mac_bytes()?;
-        let mut frame = Vec::from(BROADCAST);
-        frame.extend(own);
-        frame.extend(kind);
-        frame.extend(payload);
-        netns::inside(&self.namespace, || broadcast("eth0", &frame))?
-            .map_err(Error::io(format!("sending a frame from {}", self.vm.name)))
+    /// A RARP request of one's own address, broadcast (RFC 903), as QEMU sends it.
+    fn rarp(&self) -> Result<Vec<u8>> {
+        let own = self.vm.hardware_address()?;
+        let mut frame = [&BROADCAST[..], &own, &RARP].concat();
+        frame.extend([0, 1, 8, 0, 6, 4, 0, 3]);
+        for _ in 0..2 {
+            frame.extend(own);
+            frame.extend([0; 4]);
+        }
+        frame.resize(SHORTEST, 0);
+        Ok(frame)
     }
 
     /// The whole of a migration as it should go: both ends are told, the guest
@@ -361,77 +329,4 @@ impl<'a> Mobile<'a> {
         });
         Ok(own.cloned().unwrap_or_default())
     }
-}
-
-/// A port learns nothing: the gateway has the same hardware address behind all of
-/// them.
-fn unlearned(number: u32) -> String {
-    format!("link set host{number} type bridge_slave learning off\n")
-}
-
-/// Nothing passes by the port, either way. A table of the guest's own does that: it
-/// is one transaction for two ports, and neither a carrier that comes nor the
-/// kernel's wait for its readers has a say in it, as with the bridge's own means.
-fn stopped(number: u32) -> String {
-    let chain = |way: &str, hook: &str| {
-        format!(
-            "add chain netdev moving {way}{number} {{ type filter hook {hook} device \
-             \"host{number}\" priority 0; policy drop; }}\n"
-        )
-    };
-    let chains = [chain("to", "egress"), chain("from", "ingress")].concat();
-    format!("add table netdev moving\n{chains}")
-}
-
-fn going_on(number: u32) -> String {
-    format!("delete chain netdev moving to{number}\ndelete chain netdev moving from{number}\n")
-}
-
-fn nft(namespace: &str, text: &str) -> Result<()> {
-    let what = || format!("nft {text}");
-    let output = netns::command(namespace, "nft")
-        .arg(text)
-        .output()
-        .map_err(Error::io(what()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(Error::Command {
-        command: what(),
-        reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
-}
-
-fn port_mac(number: u32) -> String {
-    let [_, _, high, low] = number.to_be_bytes();
-    format!("02:4c:32:00:{high:02x}:{low:02x}")
-}
-
-/// A RARP request of one's own address (RFC 903), as QEMU sends it.
-fn rarp(own: &[u8; 6]) -> Vec<u8> {
-    let mut payload = vec![0, 1, 8, 0, 6, 4, 0, 3];
-    for _ in 0..2 {
-        payload.extend(own);
-        payload.extend([0; 4]);
-    }
-    payload.resize(46, 0);
-    payload
-}
-
-fn broadcast(device: &str, frame: &[u8]) -> io::Result<()> {
-    let link = getifaddrs()?.find_map(|interface| {
-        let address = interface.address?;
-        let link = address.as_link_addr()?;
-        (interface.interface_name == device).then_some(*link)
-    });
-    let link = link.ok_or(Errno::ENODEV)?;
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::EthAll,
-    )?;
-    bind(socket.as_raw_fd(), &link)?;
-    send(socket.as_raw_fd(), frame, MsgFlags::empty())?;
-    Ok(())
 }

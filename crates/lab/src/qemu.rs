@@ -5,6 +5,7 @@
 //! namespace, so it goes with the lab, and dies with this process.
 
 use std::{
+    cell::Cell,
     io::{self, BufRead as _, BufReader, Write as _},
     os::{fd::AsFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
@@ -154,8 +155,6 @@ pub struct Qemu {
     child: Child,
     incoming: PathBuf,
     commands: BufReader<UnixStream>,
-    /// It has said that its guest has stopped.
-    stopped: bool,
 }
 
 impl Qemu {
@@ -210,20 +209,19 @@ impl Qemu {
             child,
             incoming,
             commands: BufReader::new(stream),
-            stopped: false,
         };
-        qemu.ask("qmp_capabilities", json!({}))?;
+        qemu.ask("qmp_capabilities", json!({}), &mut nothing)?;
         Ok(qemu)
     }
 
-    /// One command of QMP; its answer. Of what QEMU tells unasked, that its guest has
-    /// stopped is kept.
-    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    /// One command of QMP; its answer. `heard`: what QEMU tells unasked meanwhile.
+    fn ask(&mut self, command: &str, arguments: Value, heard: &mut Heard<'_>) -> Result<Value> {
         let what = || Error::io(format!("QEMU's answer to {command}"));
         let line = json!({"execute": command, "arguments": arguments});
         writeln!(self.commands.get_mut(), "{line}").map_err(what())?;
         loop {
             let answer = self.line().map_err(what())?;
+            tell(&answer, heard)?;
             if let Some(error) = answer.get("error") {
                 return Err(Error::Program(format!("QEMU refuses {command}: {error}")));
             }
@@ -239,23 +237,21 @@ impl Qemu {
         if self.commands.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let said: Value = serde_json::from_str(&line).unwrap_or_default();
-        self.stopped |= said.get("event").is_some_and(|event| event == "STOP");
-        Ok(said)
+        Ok(serde_json::from_str(&line).unwrap_or_default())
     }
 
     /// Waits for what QEMU tells unasked, but not for long.
-    fn hear(&mut self) -> Result<()> {
+    fn hear(&mut self, heard: &mut Heard<'_>) -> Result<()> {
         let what = || Error::io("waiting for QEMU");
         let stream = self.commands.get_ref().as_fd();
         let mut ready = [PollFd::new(stream, PollFlags::POLLIN)];
         let patience = PollTimeout::try_from(POLL).unwrap_or(PollTimeout::ZERO);
         let told = !self.commands.buffer().is_empty()
             || poll(&mut ready, patience).map_err(|e| what()(e.into()))? > 0;
-        if told {
-            self.line().map_err(what())?;
+        match told {
+            true => tell(&self.line().map_err(what())?, heard),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Sends the guest to another QEMU, which goes on with it, and ends this one, as
@@ -270,18 +266,19 @@ impl Qemu {
         stopped: impl FnOnce() -> Result<()>,
     ) -> Result<Duration> {
         let mut stopped = Some(stopped);
+        // As soon as QEMU says so, which may be long before it answers: it doesn't while
+        // it sends the rest.
+        let mut heard = |event: &str, _| match stopped.take_if(|_| event == "STOP") {
+            Some(stopped) => stopped(),
+            None => Ok(()),
+        };
         let limits = json!({"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME});
-        self.ask("migrate-set-parameters", limits)?;
+        self.ask("migrate-set-parameters", limits, &mut heard)?;
         let uri = format!("unix:{}", other.incoming.display());
-        self.ask("migrate", json!({ "uri": uri }))?;
+        self.ask("migrate", json!({ "uri": uri }), &mut heard)?;
         let end = Instant::now() + PATIENCE;
         let paused = loop {
-            let now = self.ask("query-migrate", json!({}))?;
-            if self.stopped
-                && let Some(stopped) = stopped.take()
-            {
-                stopped()?;
-            }
+            let now = self.ask("query-migrate", json!({}), &mut heard)?;
             match now.get("status").and_then(Value::as_str) {
                 Some("completed") => break now.get("downtime").and_then(Value::as_u64),
                 Some("failed" | "cancelled") => {
@@ -292,11 +289,42 @@ impl Qemu {
                         "QEMU's migration takes long: {now}"
                     )));
                 }
-                _ => self.hear()?,
+                _ => self.hear(&mut heard)?,
             }
         };
         self.end()?;
         Ok(Duration::from_millis(paused.unwrap_or_default()))
+    }
+
+    /// Stops the guest for so long, and has it go on here. Gives how long QEMU says
+    /// that it was stopped.
+    ///
+    /// # Errors
+    /// QEMU refuses, or doesn't say.
+    pub fn pause(&mut self, time: Duration) -> Result<Duration> {
+        let (stopped, resumed) = (Cell::new(None), Cell::new(None));
+        let mut heard = |event: &str, at| {
+            match event {
+                // Whatever was told before is of an earlier time.
+                "STOP" => {
+                    stopped.set(Some(at));
+                    resumed.set(None);
+                }
+                "RESUME" => resumed.set(Some(at)),
+                _ => {}
+            }
+            Ok(())
+        };
+        self.ask("stop", json!({}), &mut heard)?;
+        process::sleep(time)?;
+        self.ask("cont", json!({}), &mut heard)?;
+        let end = Instant::now() + PATIENCE;
+        while resumed.get().is_none() && Instant::now() < end {
+            self.hear(&mut heard)?;
+        }
+        let times = stopped.get().zip(resumed.get());
+        let paused = times.map(|(stopped, resumed)| resumed.saturating_sub(stopped));
+        paused.ok_or_else(|| Error::Program("QEMU doesn't say when it stopped".to_owned()))
     }
 
     /// Ends it; its tap loses its carrier.
@@ -306,5 +334,27 @@ impl Qemu {
     pub fn end(mut self) -> Result<()> {
         let _ = self.child.kill();
         self.child.wait().map(drop).map_err(Error::io("QEMU's end"))
+    }
+}
+
+/// Who is told of an event of QMP, and when it was, by QEMU's clock.
+type Heard<'a> = dyn FnMut(&str, Duration) -> Result<()> + 'a;
+
+fn nothing(_: &str, _: Duration) -> Result<()> {
+    Ok(())
+}
+
+/// Passes on what is an event.
+fn tell(said: &Value, heard: &mut Heard<'_>) -> Result<()> {
+    let part = |path: &str| {
+        said.pointer(path)
+            .and_then(Value::as_u64)
+            .unwrap_or_default()
+    };
+    let at = Duration::from_secs(part("/timestamp/seconds"))
+        + Duration::from_micros(part("/timestamp/microseconds"));
+    match said.get("event").and_then(Value::as_str) {
+        Some(event) => heard(event, at),
+        None => Ok(()),
     }
 }

@@ -7,6 +7,7 @@
 //! of its own to take off: what is measured is the network's.
 
 mod qemu;
+mod silence;
 
 use std::{path::Path, time::Duration};
 
@@ -144,9 +145,9 @@ fn definitions(migrations: usize) -> Value {
         "migrations": migrations,
         "flows": "6: far rack to guest, VM of the old host to guest, guest to far rack; IPv4 and \
                   IPv6; 1,000 packets/s each",
-        "guest": "a namespace whose interface changes its port by one transaction of nftables; it \
-                  has no pause of its own; its first frame at the destination is a RARP or \
-                  whatever it sends before that",
+        "guest": "a namespace behind real taps, whose frames this program carries as QEMU does; \
+                  taps keep what comes while it is stopped, which is for as long as it takes to \
+                  tell the source's agent; its first frame at the destination is a RARP",
         "blackout_ms": "of each migration the longest time between two packets received, of any \
                         flow; 1 ms is the flows' own spacing",
         "qemu": "a guest of 128 MiB, sent over a Unix socket from QEMU to QEMU (TCG), which ends the \
@@ -156,10 +157,17 @@ fn definitions(migrations: usize) -> Value {
                       (QMP's STOP), as libvirt's helper does",
         "without_tunnel": "agents have no tunnel: what arrives at the source is lost once the guest \
                            has stopped; with BIRD and FRR otherwise there is one, and the source's \
-                           agent is told just before the guest stops",
+                           agent is told when the guest has stopped",
         "pause_ms": "QEMU's own downtime (query-migrate)",
         "beyond_pause_ms": "of each migration the longest time between two echoes received, of any \
                             flow, less QEMU's downtime",
+        "silence_ms": "of each migration the longest time between two echoes of the guest, seen \
+                       on its taps: QEMU's downtime, and the time that the new QEMU then takes until \
+                       the guest answers somebody (TCG: it has yet to translate all code)",
+        "beyond_silence_ms": "as beyond_pause_ms, less that silence: about what the network adds (the flows' \
+                              silences don't begin and end all at once)",
+        "in_place_beyond_pause_ms": "silence beyond its pause of a guest that is stopped for 100 ms \
+                                     and goes on in the same QEMU: median of five",
         "lost": "packets of all flows and migrations that were sent and never received",
         "tcp_resets": "of a stream of some 100 Mbit/s and 100 idle connections those that don't \
                        carry bytes both ways after a migration",
@@ -220,10 +228,11 @@ fn measure(agent: &Path, fabric: Mix, migrations: usize) -> Result<(Flavour, usi
             let (flows, ()) = probe.around(&name, PAUSE, || {
                 let from = guest.begin(to, LIMIT)?;
                 process::sleep(COPY)?;
+                guest.stop()?;
                 if tunnel {
                     guest.tell(&from, "stopped")?;
                 }
-                guest.jump(to)?;
+                guest.resume(to)?;
                 guest.end(&from, LIMIT)
             })?;
             all.push(flows);

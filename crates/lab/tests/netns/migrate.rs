@@ -207,11 +207,6 @@ fn a_guest_moves_and_keeps_its_connections() {
 fn a_guest_that_two_hosts_announce_is_named_by_both() {
     let _room = room::shared();
     let lab = lab();
-    for host in [HOME, OTHER] {
-        let node = lab.fabric().node(host).unwrap();
-        let uplinks: Vec<&str> = node.interfaces.iter().map(|i| i.peer.as_str()).collect();
-        configure(&lab, host, &format!("uplinks = {}", uplinks.join(", ")));
-    }
     let mut guest = Mobile::new(&lab, "vm1-1-1").unwrap();
     is_reached(&guest, &lab);
     let vm = guest.vm.clone();

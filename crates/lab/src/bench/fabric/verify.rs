@@ -136,11 +136,9 @@ fn tell(site: &Site, node: &Node) -> Result<()> {
     site.lab.kill(&site.host, agent::PROGRAM)?;
     let config = site.lab.agent_files(&site.host).config();
     let text = std::fs::read_to_string(&config).map_err(Error::file(&config))?;
-    let uplinks: Vec<&str> = node.interfaces.iter().map(|i| i.peer.as_str()).collect();
     let more = format!(
-        "advertise = frr\nfrr_sockets = {}\nuplinks = {}\n",
-        site.lab.directory(&site.host).display(),
-        uplinks.join(", ")
+        "advertise = frr\nfrr_sockets = {}\n",
+        site.lab.directory(&site.host).display()
     );
     replace(&config, &(text + &more))?;
     site.lab.restart(&site.host)

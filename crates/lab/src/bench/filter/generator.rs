@@ -15,16 +15,17 @@ use std::{
 };
 
 use nix::{
-    ifaddrs::getifaddrs,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    sys::socket::{
-        AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, socket,
-    },
+    sys::socket::{LinkAddr, MsgFlags, MultiHeaders, sendmmsg},
     unistd::Pid,
 };
 use serde_json::Value;
 
-use crate::{Error, Result, netns};
+use crate::{
+    Error, Result,
+    frames::{self, Receives},
+    netns,
+};
 
 /// Flows between the two ends, and frames sent with one call.
 pub(super) const FLOWS: u16 = 64;
@@ -54,9 +55,9 @@ impl Generator {
     /// # Errors
     /// There is no such device, or the caller isn't root.
     pub(super) fn open(namespace: &str, device: &str, way: Way) -> Result<Self> {
-        let socket = netns::inside(namespace, || raw(device))?.map_err(Error::errno(format!(
-            "packet socket on {device} in {namespace}"
-        )))?;
+        let socket = netns::inside(namespace, || frames::open(device, Receives::Nothing))?;
+        let what = format!("packet socket on {device} in {namespace}");
+        let socket = socket.map_err(Error::io(what))?;
         let frames = (0..FLOWS).map(|flow| frame(way, flow)).collect();
         Ok(Self { socket, frames })
     }
@@ -135,22 +136,6 @@ pub(super) fn received(namespace: &str, device: &str) -> Result<u64> {
     count
         .and_then(Value::as_u64)
         .ok_or_else(|| Error::Program(format!("ip shows no packets of {device} in {namespace}")))
-}
-
-/// A socket that sends frames as they are and receives none.
-fn raw(device: &str) -> nix::Result<OwnedFd> {
-    let link = getifaddrs()?
-        .filter(|interface| interface.interface_name == device)
-        .find_map(|interface| interface.address?.as_link_addr().copied());
-    let link = link.ok_or(nix::errno::Errno::ENODEV)?;
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    bind(socket.as_raw_fd(), &link)?;
-    Ok(socket)
 }
 
 /// Ethernet, IPv4 (RFC 791), UDP without checksum (RFC 768), and zeros.

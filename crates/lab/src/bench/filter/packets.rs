@@ -186,6 +186,7 @@ impl Passage {
         )?;
         let routed = name != BRIDGE.name;
         if routed {
+            host.configure("uplinks = uplink\n")?;
             if name == OPEN.name {
                 host.configure("firewall = false\n")?;
             }
