@@ -4,15 +4,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io,
     net::IpAddr,
     ops::Bound,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
-use l2isolate_kernel::stray::{Stray, Strays, provoke};
+use l2isolate_kernel::stray::{self, Stray, Strays, provoke};
 use l2isolate_model::IfName;
 use tracing::{debug, warn};
 
@@ -26,14 +25,21 @@ const PACE: Duration = Duration::from_secs(1);
 const HOPS: std::ops::RangeInclusive<u8> = 1..=4;
 /// Packets to each: equal ways are taken by turns.
 const TIMES: usize = 2;
+/// After something was shown the next is listened to no sooner: anybody can send what is
+/// shown, as much as he likes.
+const BREATH: Duration = Duration::from_millis(100);
 /// Who wasn't heard for so long isn't there any more. Whoever hears of another one
 /// looks at once, so both hear of each other again and again.
 const MEMORY: Duration = Duration::from_secs(30);
 
 /// Looks for others.
 pub(crate) struct Rivals {
-    strays: Strays,
-    uplinks: Vec<IfName>,
+    /// Absent where nothing can be heard; it is tried again and again.
+    strays: Option<Strays>,
+    /// It has been said that nothing can be heard.
+    said: bool,
+    /// Nothing is listened to until then: whoever sends much is heard a little.
+    deaf: Instant,
     /// What this host is called.
     own: IpAddr,
     guests: Vec<IpNet>,
@@ -51,25 +57,19 @@ pub(crate) struct Rivals {
 }
 
 impl Rivals {
-    /// Looks for nobody yet; `None` where it isn't wanted, or can't be: without
-    /// uplinks' names there is nowhere to listen, without a loopback no name to give.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn start(config: &Config) -> io::Result<Option<Self>> {
+    /// Looks for nobody yet; `None` where it isn't wanted, or can't be: without the
+    /// firewall nothing is heard, without a loopback there is no name to give.
+    pub(crate) fn start(config: &Config) -> Option<Self> {
         let own = config.loopbacks.first().map(IpNet::addr);
-        let uplinks = &config.uplinks.0;
-        let Some(own) = own.filter(|_| config.find_duplicates && !uplinks.is_empty()) else {
-            return Ok(None);
-        };
-        let guests = config.guest_prefixes.0.clone();
-        Self::new(uplinks.clone(), own, guests).map(Some)
+        let own = own.filter(|_| config.strays().is_some())?;
+        Some(Self::new(own, config.guest_prefixes.0.clone()))
     }
 
-    fn new(uplinks: Vec<IfName>, own: IpAddr, guests: Vec<IpNet>) -> io::Result<Self> {
-        Ok(Self {
-            strays: Strays::new()?,
-            uplinks,
+    fn new(own: IpAddr, guests: Vec<IpNet>) -> Self {
+        Self {
+            strays: None,
+            said: false,
+            deaf: Instant::now(),
             own,
             guests,
             of: BTreeMap::new(),
@@ -79,7 +79,7 @@ impl Rivals {
             next: Instant::now(),
             turn: false,
             heard: BTreeMap::new(),
-        })
+        }
     }
 
     /// What is announced by way of a tap, outside of a migration.
@@ -109,8 +109,14 @@ impl Rivals {
 
     /// Takes in what was heard.
     pub(crate) fn listen(&mut self) {
-        for stray in self.strays.heard() {
-            self.hear(stray, Instant::now());
+        let now = Instant::now();
+        let strays = self.strays.as_mut().filter(|_| self.deaf <= now);
+        let Some(heard) = strays.and_then(Strays::heard) else {
+            return;
+        };
+        self.deaf = now + BREATH;
+        for stray in heard {
+            self.hear(stray, now);
         }
     }
 
@@ -150,11 +156,7 @@ impl Rivals {
         }
         self.next = now + PACE;
         self.forget(now);
-        for uplink in &self.uplinks {
-            if let Err(error) = self.strays.follow(*uplink) {
-                debug!(%uplink, %error, "can't listen for what switches say");
-            }
-        }
+        self.listen_if_not_yet();
         let address = self.turn();
         let Some(address) = address else { return };
         for hops in HOPS.flat_map(|hops| [hops; TIMES]) {
@@ -162,6 +164,25 @@ impl Rivals {
                 debug!(%address, hops, %error, "can't look for others that announce it");
                 break;
             }
+        }
+    }
+
+    fn listen_if_not_yet(&mut self) {
+        if self.strays.is_some() {
+            return;
+        }
+        match Strays::listen() {
+            Ok(strays) => self.strays = Some(strays),
+            Err(error) if !self.said => {
+                self.said = true;
+                warn!(
+                    %error, group = stray::GROUP,
+                    "whether other hosts announce the same guests can't be heard (find_duplicates), \
+                     will try again: see whether the kernel has NFLOG, and who else listens to \
+                     that group"
+                );
+            }
+            Err(_) => {}
         }
     }
 
@@ -193,7 +214,9 @@ impl Rivals {
 
     /// When to look next.
     pub(crate) fn due(&self) -> Option<Instant> {
-        (!self.held.is_empty()).then_some(self.next)
+        let next = (!self.held.is_empty()).then_some(self.next);
+        let deaf = Some(self.deaf).filter(|until| *until > Instant::now());
+        next.into_iter().chain(deaf).min()
     }
 
     /// Who else announces an address of a tap.
@@ -204,9 +227,12 @@ impl Rivals {
         })
     }
 
-    /// To wait on.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.strays.as_fd()
+    /// To wait on; `None` while nothing is listened to.
+    pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        let strays = self.strays.as_ref();
+        strays
+            .filter(|_| self.deaf <= Instant::now())
+            .map(AsFd::as_fd)
     }
 }
 
@@ -220,7 +246,7 @@ mod tests {
 
     fn rivals(of: &[(&str, &[u8])]) -> Rivals {
         let guests = vec!["10.252.0.0/16".parse().unwrap()];
-        let mut rivals = Rivals::new(Vec::new(), [10, 255, 16, 1].into(), guests).unwrap();
+        let mut rivals = Rivals::new([10, 255, 16, 1].into(), guests);
         for (tap, addresses) in of {
             let addresses = addresses.iter().map(|last| address(*last));
             rivals.plan(tap.parse().unwrap(), addresses.collect());

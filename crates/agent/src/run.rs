@@ -112,7 +112,7 @@ impl Agent {
         }
         engine = engine.with_guests(Guests::start(&config)?);
         engine = engine.with_announcer(Announcer::start(&config, waker())?);
-        engine = engine.with_rivals(Rivals::start(&config)?);
+        engine = engine.with_rivals(Rivals::start(&config));
         let (cache, cached) = Cache::open(&config.state_directory)?;
         for problem in &cached.problems {
             warn!(%problem, "last intent on disk");
@@ -217,8 +217,8 @@ impl Agent {
             PollFd::new(self.engine.kernel().as_fd(), PollFlags::POLLIN),
             PollFd::new(self.engine.arrivals().as_fd(), PollFlags::POLLIN),
         ];
-        if let Some(rivals) = self.engine.rivals() {
-            fds.push(PollFd::new(rivals.as_fd(), PollFlags::POLLIN));
+        if let Some(strays) = self.engine.rivals().and_then(Rivals::as_fd) {
+            fds.push(PollFd::new(strays, PollFlags::POLLIN));
         }
         if let Some(firewall) = self.engine.firewall() {
             fds.push(PollFd::new(firewall.events().as_fd(), PollFlags::POLLIN));

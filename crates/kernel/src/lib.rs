@@ -37,6 +37,7 @@ mod encode;
 mod error;
 mod event;
 mod mirror;
+mod nflog;
 pub mod nft;
 pub mod packet;
 mod raw;

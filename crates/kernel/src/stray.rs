@@ -6,29 +6,23 @@
 //! are as good sends some of what it says to the one host and some to the other:
 //! which then hears of a packet that it hasn't sent, with the sender's address in
 //! what the switch quotes.
+//!
+//! What switches say is for the guest, so it is on its way through the firewall, which
+//! shows it ([`GROUP`]): of no flow that is known, so no other packet is looked at for
+//! it. Packet sockets on the interfaces to switches would look at each that comes.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
-use l2isolate_model::IfName;
-use nix::{
-    errno::Errno,
-    libc,
-    net::if_::if_nametoindex,
-    sys::{
-        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
-        socket::{
-            AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, recv, sendto,
-            setsockopt, socket, sockopt,
-        },
-    },
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket,
+    sockopt,
 };
 
-use crate::raw::{Instruction, JEQ, LD_BYTE, RET, attach, device};
+use crate::{Error, nflog::Log};
 
 /// Where the packets are sent to: addresses that are nobody's (RFC 5737, RFC 3849),
 /// for which every switch has its default route.
@@ -40,9 +34,11 @@ const NOBODY: (Ipv4Addr, Ipv6Addr) = (
 const PORT: u16 = 32844;
 const MAGIC: &[u8; 4] = b"L2I1";
 /// As much as is read of what a switch says.
-const READ: usize = 256;
-/// Receive queue in bytes.
-const QUEUE: usize = 64 * 1024;
+const READ: u32 = 256;
+
+/// The NFLOG group to which the firewall shows ICMP errors from the fabric that are of
+/// no known flow.
+pub const GROUP: u16 = 32844;
 
 /// What a switch has said of somebody's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,75 +53,30 @@ pub struct Stray {
 
 /// Listens for what switches say.
 #[derive(Debug)]
-pub struct Strays {
-    epoll: Epoll,
-    /// By device: its number, and a socket for each family.
-    sockets: BTreeMap<IfName, (u32, [OwnedFd; 2])>,
-}
+pub struct Strays(Log);
 
 impl Strays {
-    /// Listens nowhere.
+    /// Listens to [`GROUP`].
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            sockets: BTreeMap::new(),
-        })
+    /// Somebody else does, or we aren't allowed to.
+    pub fn listen() -> Result<Self, Error> {
+        Log::open(GROUP, READ).map(Self)
     }
 
-    /// Listens on a device, one that was made anew included.
-    ///
-    /// # Errors
-    /// It isn't there, or we aren't allowed to.
-    pub fn follow(&mut self, name: IfName) -> io::Result<()> {
-        let index = match if_nametoindex(name.as_str()) {
-            Ok(index) => index,
-            Err(error) => {
-                self.sockets.remove(&name);
-                return Err(error.into());
-            }
-        };
-        if self
-            .sockets
-            .get(&name)
-            .is_some_and(|(known, _)| *known == index)
-        {
-            return Ok(());
-        }
-        let v4 = errors(index, libc::ETH_P_IP, (9, 1), (20, [3, 11]))?;
-        let v6 = errors(index, libc::ETH_P_IPV6, (6, 58), (40, [1, 3]))?;
-        for socket in [&v4, &v6] {
-            self.epoll
-                .add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        }
-        self.sockets.insert(name, (index, [v4, v6]));
-        Ok(())
-    }
-
-    /// What was heard since.
-    pub fn heard(&self) -> Vec<Stray> {
-        let mut heard = Vec::new();
-        let sockets = self.sockets.values().flat_map(|(_, sockets)| sockets);
-        for socket in sockets {
-            let mut packet = [0; READ];
-            loop {
-                match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
-                    Ok(length) => heard.extend(packet.get(..length).and_then(read)),
-                    // The device was switched off, or is gone; or a signal.
-                    Err(Errno::ENETDOWN | Errno::ENXIO | Errno::EINTR) => {}
-                    Err(_) => break,
-                }
-            }
-        }
+    /// What was heard since; `None`: nothing was shown. Some of it at most, if there is
+    /// much.
+    pub fn heard(&mut self) -> Option<Vec<Stray>> {
+        let mut heard = None;
+        self.0
+            .packets(|packet| heard.get_or_insert_with(Vec::new).extend(read(packet)));
         heard
     }
 }
 
 impl AsFd for Strays {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.0.as_fd()
     }
 }
 
@@ -159,32 +110,6 @@ pub fn provoke(address: IpAddr, host: IpAddr, hops: u8) -> io::Result<()> {
     let to = SockaddrStorage::from(SocketAddr::new(to, PORT));
     sendto(socket.as_raw_fd(), &message, &to, MsgFlags::empty())?;
     Ok(())
-}
-
-/// A socket that hears what is received of one family on a device, if the byte
-/// with the protocol and that with the ICMP type have these values. It is asked for
-/// packets of that family alone, so what the host sends doesn't pass it.
-fn errors(
-    index: u32,
-    family: i32,
-    (at, protocol): (u32, u32),
-    (kind, kinds): (u32, [u32; 2]),
-) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
-    setsockopt(&socket, sockopt::RcvBuf, &QUEUE)?;
-    let program: [Instruction; 7] = [
-        [LD_BYTE, 0, 0, at],
-        [JEQ, 0, 3, protocol],
-        [LD_BYTE, 0, 0, kind],
-        [JEQ, 2, 0, kinds[0]],
-        [JEQ, 1, 0, kinds[1]],
-        [RET, 0, 0, 0],
-        [RET, 0, 0, READ as u32],
-    ];
-    attach(&socket, &program)?;
-    bind(socket.as_raw_fd(), &device(index, family)?)?;
-    Ok(socket)
 }
 
 /// What an ICMP error says, if it is of such a packet.

@@ -5,6 +5,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use l2isolate_plan::filter::FilterConfig;
+
 use crate::{
     config,
     firewall::{Firewall, Stage},
@@ -17,8 +19,13 @@ use crate::{
 pub(crate) fn run(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
     let config = config::load_sound(files)?;
     anyhow::ensure!(config.firewall, "the configuration says firewall = false");
+    let filter = FilterConfig {
+        // Nobody listens yet.
+        strays: None,
+        ..config.filter()
+    };
     // Deletions stay held: what isn't of the base is a predecessor's.
-    let mut firewall = Firewall::start(config.filter())?;
+    let mut firewall = Firewall::start(filter)?;
     firewall.converge(Stage::BeforeWiring);
     let left = firewall.reconciler().differences();
     let missing: Vec<String> = left

@@ -22,6 +22,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use l2isolate_advertise::driver::{BirdSettings, Daemon, FrrSettings, GobgpSettings};
 use l2isolate_ini::{Ini, Place, Wrong, substitute};
+use l2isolate_kernel::stray;
 use l2isolate_model::filter::Limit;
 use l2isolate_oslo::OptionError;
 use l2isolate_plan::{
@@ -344,6 +345,13 @@ impl Config {
         }
     }
 
+    /// The NFLOG group to which the firewall shows what says that another host announces
+    /// the same, where somebody is to listen to it.
+    pub(crate) fn strays(&self) -> Option<u16> {
+        let wanted = self.find_duplicates && self.firewall && !self.loopbacks.is_empty();
+        wanted.then_some(stray::GROUP)
+    }
+
     /// What of it the firewall is planned with.
     pub(crate) fn filter(&self) -> FilterConfig {
         let limit = |rate: u32| Limit {
@@ -357,6 +365,8 @@ impl Config {
             metadata: self.allow_metadata,
             dns: self.allow_dns,
             tunnel: self.tunnel().map(|tunnel| tunnel.port),
+            uplinks: self.uplinks.0.clone(),
+            strays: self.strays(),
             limits: Limits {
                 new: limit(self.limit_new_connections),
                 connections: self.limit_connections,

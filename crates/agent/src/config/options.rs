@@ -257,7 +257,8 @@ options! {
     /// GoBGP's gRPC interface: http://HOST:PORT or unix:///PATH.
     ["l2isolate"] gobgp_address: String = "http://127.0.0.1:50051";
 
-    /// Interfaces to switches: each must have a session.
+    /// Interfaces to switches: each must have a session, and nothing that came by one
+    /// of them is passed on by one of them.
     ["l2isolate"] uplinks: Interfaces = "";
 
     /// Prefixes from which machines have addresses, for `render-bgp`, and to know
@@ -266,7 +267,8 @@ options! {
 
     /// Whether the agent looks for other hosts that announce the same guests outside
     /// of a migration: once a second it has switches answer a packet of one guest's
-    /// address with a small hop limit. Needs uplinks and loopbacks.
+    /// address with a small hop limit. Needs the firewall and loopbacks; machines of
+    /// other hosts are believed nothing if guest_prefixes says which addresses are theirs.
     ["l2isolate"] find_duplicates: bool = "true";
 
     /// Whether the agent makes the settings of the host as a whole: forwarding,

@@ -1,6 +1,6 @@
 //! A guest that arrives by live migration: from when on it is announced.
 
-use std::time::Duration;
+use std::{fs, net::UdpSocket, time::Duration};
 
 use l2isolate_lab::netns;
 use serde_json::{Value, json};
@@ -258,4 +258,83 @@ fn where_a_migration_is_can_be_seen() {
     is(&host, "live");
     host.remove(&one.port);
     is(&host, "gone");
+}
+
+/// Somebody outside sends to an address that isn't here, as a switch does until it knows
+/// that a guest has left: it isn't sent back to the switches, though the default route
+/// leads there, and it is counted. Without `uplinks` the host can't know; they are heeded
+/// from when they are configured until they aren't any more.
+#[test]
+fn what_comes_for_nobody_is_not_sent_back() {
+    const NOBODY: [&str; 2] = ["203.0.113.9:9", "[2001:db8:f00::9]:9"];
+    const PACKETS: u64 = 5;
+    const ALL: u64 = 2 * PACKETS;
+    let mut host = Host::with("firewall = true");
+    let guest = host.guest(1);
+    host.write(&guest.port);
+    // The way back is another one: a switch of its own.
+    host.ip(&format!(
+        "link add up1 type veth peer name up1 netns {}",
+        host.world
+    ));
+    netns::ip(&host.world, &["link", "set", "up1", "up"]).unwrap();
+    host.ip("link set up1 up");
+    let other = "route replace default nexthop via 192.0.2.2 dev up0 nexthop dev up1";
+    let heard = "add table inet heard; add counter inet heard back; \
+                 add chain inet heard early { type filter hook prerouting priority 0; }; \
+                 add rule inet heard early udp dport 9 counter name back";
+    let made = netns::command(&host.world, "nft").arg(heard).status();
+    assert!(made.unwrap().success());
+    let plain = fs::read_to_string(host.path("l2isolate.conf")).unwrap();
+    let cases = [
+        ("", None),
+        ("uplinks = up0", Some(ALL)),
+        ("uplinks = up0, up1", Some(2 * ALL)),
+        ("", None),
+    ];
+    let mut back = 0;
+    for (uplinks, kept) in cases {
+        fs::write(host.path("l2isolate.conf"), format!("{plain}{uplinks}\n")).unwrap();
+        host.start();
+        host.wired(&[&guest.port]);
+        host.settled();
+        if kept.is_none() {
+            back += ALL;
+        }
+        netns::inside(&host.world, || {
+            for to in NOBODY {
+                let any = match to.starts_with('[') {
+                    true => "[::]:0",
+                    false => "0.0.0.0:0",
+                };
+                let socket = UdpSocket::bind(any).unwrap();
+                for _ in 0..PACKETS {
+                    socket.send_to(b"stray", to).unwrap();
+                }
+            }
+        })
+        .unwrap();
+        host.until("each is back or was kept", || {
+            counted(&host.hv, "l2isolate", "transit") == kept
+                && counted(&host.world, "heard", "back") == Some(back)
+        });
+        host.kill();
+        if kept == Some(ALL) {
+            host.ip(other);
+        }
+        if kept == Some(2 * ALL) {
+            host.ip("route replace default via 192.0.2.2");
+        }
+    }
+}
+
+/// What a counter of nftables has counted, if it is there.
+fn counted(namespace: &str, table: &str, counter: &str) -> Option<u64> {
+    let list = format!("list counter inet {table} {counter}");
+    let output = netns::command(namespace, "nft").arg(list).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut words = text
+        .split_whitespace()
+        .skip_while(|word| *word != "packets");
+    words.nth(1).map(|count| count.parse().unwrap())
 }

@@ -35,6 +35,9 @@ pub(crate) fn config() -> FilterConfig {
     FilterConfig {
         owned: false,
         dns: true,
+        tunnel: Some(4790),
+        strays: Some(32844),
+        uplinks: ["eth0", "eth1"].map(|name| name.parse().unwrap()).into(),
         gateway_link_local: Some("fe80::1".parse().unwrap()),
         log: ["g-one".to_owned()].into(),
         ..FilterConfig::default()

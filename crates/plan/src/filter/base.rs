@@ -1,8 +1,8 @@
 //! What the firewall is before any port is known: everything from a tap, or to
-//! one, is dropped; everything else is left alone. `docs/filter.md` has the
-//! whole picture.
+//! one, is dropped, and what came from a switch doesn't go back to one; everything
+//! else is left alone. `docs/filter.md` has the whole picture.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use l2isolate_model::{
@@ -17,6 +17,7 @@ use super::{
     config::FilterConfig,
     names::{self, Sets},
     ranges::Ranges,
+    services::{host, services},
 };
 
 /// Before connection tracking (-200), after fragments are put together (-400):
@@ -25,15 +26,10 @@ const BEFORE_TRACKING: i32 = -300;
 /// NF_IP_PRI_FILTER, and just before it.
 const FILTER: i32 = 0;
 const BEFORE_FILTER: i32 = -1;
+const BEFORE_ALL: i32 = -2;
 
 /// Ports of DHCP's servers and clients (RFC 2131, RFC 8415).
 const SERVERS: [(u16, u16); 2] = [(67, 68), (547, 546)];
-
-/// Where guests find metadata (EC2's convention; neutron-lib METADATA_V6_IP).
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
-];
 
 /// Plans what all ports share, while no port is known.
 #[must_use]
@@ -116,6 +112,7 @@ impl Base<'_> {
                 self.objects.insert(key, Value::Element(None));
             }
         }
+        self.uplinks();
         let arp = Table::Arp;
         self.set(arp, &sets.prefixes, SetType::Verdicts);
         for set in [&sets.open, &sets.shut] {
@@ -128,8 +125,23 @@ impl Base<'_> {
         self.set(arp, &sets.arp, SetType::Devices(limit));
     }
 
+    fn uplinks(&mut self) {
+        if self.config.uplinks.is_empty() {
+            return;
+        }
+        let (inet, name) = (Table::Inet, names::fixed(names::UPLINKS));
+        self.set(inet, &name, SetType::Devices(Each::Nothing));
+        for uplink in &self.config.uplinks {
+            let key = Key::Element(inet, Name::clone(&name), Item::Device(*uplink));
+            self.objects.insert(key, Value::Element(None));
+        }
+        let counter = Key::Counter(inet, names::fixed(names::TRANSIT));
+        self.objects.insert(counter, Value::Counter);
+    }
+
     /// Base chains: what comes from a tap, or goes to one, is told by the device's
-    /// name alone, so that nothing else is looked up for.
+    /// name alone. Whether a packet is on its way from switch to switch is asked of those
+    /// alone that neither come from a tap nor go to one.
     fn hooks(&mut self) {
         let sets = self.sets;
         let prefix = self.config.tap_prefix;
@@ -138,6 +150,12 @@ impl Base<'_> {
         let mut from = vec![tap(Way::In, names::JUDGE_FROM)];
         if self.tracked {
             from.insert(0, vec![Term::Known, Term::Accept]);
+        }
+        let mut onward = vec![tap(Way::Out, names::JUDGE_TO)];
+        if !self.config.uplinks.is_empty() {
+            // What a guest sends needn't be looked at twice.
+            let from_tap = Term::DevicePrefix(Way::In, prefix);
+            onward.extend([vec![from_tap, Term::Accept], transit()]);
         }
         let mut input = vec![tap(Way::In, names::HOST)];
         input.extend(self.config.tunnel.into_iter().flat_map(tunnelled));
@@ -148,11 +166,7 @@ impl Base<'_> {
                 vec![tap(Way::In, names::CHECK_SOURCE)],
             ),
             ("forward-from", hook(Place::Forward, BEFORE_FILTER), from),
-            (
-                "forward-to",
-                hook(Place::Forward, FILTER),
-                vec![tap(Way::Out, names::JUDGE_TO)],
-            ),
+            ("forward-to", hook(Place::Forward, FILTER), onward),
             ("input", hook(Place::Input, FILTER), input),
             (
                 "output",
@@ -166,7 +180,16 @@ impl Base<'_> {
             vec![limit(&[], &sets.arp), tap(Way::In, names::CHECK_SENDER)],
         );
         let all = inet.map(|chain| (Table::Inet, chain));
-        for (table, (name, hook, rules)) in all.into_iter().chain([(Table::Arp, arp)]) {
+        let strays = self.config.strays.map(|group| {
+            let heard = (
+                names::STRAYS,
+                hook(Place::Forward, BEFORE_ALL),
+                strays(group, prefix),
+            );
+            (Table::Inet, heard)
+        });
+        let all = all.into_iter().chain([(Table::Arp, arp)]).chain(strays);
+        for (table, (name, hook, rules)) in all {
             self.chain(table, name, Some(hook), rules);
         }
     }
@@ -261,6 +284,36 @@ impl Base<'_> {
     }
 }
 
+/// A hypervisor is no way from switch to switch. What comes for a guest that isn't here
+/// any more would go back by the default route, to a switch that sends it again until it
+/// knows better.
+fn transit() -> Rule {
+    let uplinks = |way| Term::DeviceIn(way, names::fixed(names::UPLINKS));
+    let count = Term::Count(names::fixed(names::TRANSIT));
+    vec![uplinks(Way::In), uplinks(Way::Out), count, Term::Drop]
+}
+
+/// Shows ICMP errors (RFC 792, RFC 4443: unreachable, time exceeded) that come from the
+/// fabric and speak of a packet which nobody has sent from here; what becomes of them is
+/// asked further on. A chain of its own: where the kernel can't log, nothing else fails.
+fn strays(group: u16, tap_prefix: IfName) -> Vec<Rule> {
+    let mut rules = vec![
+        vec![Term::Known, Term::Accept],
+        vec![Term::DevicePrefix(Way::In, tap_prefix), Term::Accept],
+    ];
+    for (family, kinds) in [(Family::V4, [3, 11]), (Family::V6, [1, 3])] {
+        rules.extend(kinds.map(|kind| {
+            vec![
+                Term::Family(family),
+                Term::Protocol(family.icmp()),
+                Term::IcmpType(family, kind),
+                Term::Log(group, names::fixed(names::STRAY)),
+            ]
+        }));
+    }
+    rules
+}
+
 /// The tunnel's port is open to the peers of migrations, and nothing that comes out
 /// of the tunnel is for this host itself. Guests have been judged before.
 fn tunnelled(port: u16) -> Vec<Rule> {
@@ -282,7 +335,7 @@ fn tunnelled(port: u16) -> Vec<Rule> {
 }
 
 /// Drops what matches and is over a limit of the tap that it comes from.
-fn limit(what: &[Term], set: &Name) -> Rule {
+pub(super) fn limit(what: &[Term], set: &Name) -> Rule {
     let over = [device_in(Way::In, set), Term::Drop];
     what.iter().cloned().chain(over).collect()
 }
@@ -378,94 +431,5 @@ fn deliver(sets: &Sets) -> Vec<Rule> {
         vec![device_in(Way::Out, &sets.served), Term::Accept],
         vec![device_in(Way::Out, &sets.shut), Term::Drop],
         unknown(),
-    ]
-}
-
-/// What guests send to this host.
-fn host(config: &FilterConfig, sets: &Sets) -> Vec<Rule> {
-    let dhcp = |port| [Term::Protocol(17), Term::Port(port, port)];
-    let mut rules = vec![
-        limit(&dhcp(67), &sets.dhcp),
-        limit(&dhcp(547), &sets.dhcp),
-        // Guests aren't relay agents: the answer would go wherever they like.
-        vec![
-            Term::Family(Family::V4),
-            Term::Protocol(17),
-            Term::Port(67, 67),
-            Term::Relayed,
-            Term::Jump(names::fixed(names::REFUSED_FROM)),
-        ],
-        limit(&[Term::Protocol(58)], &sets.nd),
-        limit(&[Term::New], &sets.new),
-        limit(&[Term::New], &sets.connections_host),
-        vec![Term::Jump(names::fixed(names::SERVICES))],
-    ];
-    for family in Family::ALL {
-        let echo = match family {
-            Family::V4 => 8,
-            Family::V6 => 128,
-        };
-        let mut served = vec![[Term::Protocol(family.icmp()), Term::IcmpType(family, echo)]];
-        if config.dns {
-            served.extend([17, 6].map(|protocol| [Term::Protocol(protocol), Term::Port(53, 53)]));
-        }
-        let gateways = Sets::of(&sets.gateways, family);
-        for what in served {
-            let to = [
-                Term::DestinationIn(family, Name::clone(&gateways)),
-                Term::Accept,
-            ];
-            let what = [Term::Family(family)].into_iter().chain(what);
-            rules.push(what.chain(to).collect());
-        }
-    }
-    rules.push(vec![to(names::REFUSED_FROM)]);
-    rules
-}
-
-/// What guests may have from the host, whatever their groups say.
-fn services(config: &FilterConfig) -> Vec<Rule> {
-    let mut rules = vec![
-        vec![Term::Known, Term::Accept],
-        vec![
-            Term::Family(Family::V4),
-            Term::Protocol(17),
-            Term::Ports(68, 67),
-            Term::Accept,
-        ],
-        vec![
-            Term::Family(Family::V6),
-            Term::Protocol(17),
-            Term::Ports(546, 547),
-            Term::Accept,
-        ],
-    ];
-    // Router and neighbour solicitation, neighbour advertisement; multicast
-    // listener reports (RFC 4861, RFC 3810).
-    rules.extend([(131, 133), (135, 136), (143, 143)].map(icmpv6));
-    if config.metadata {
-        rules.extend(METADATA.map(|address| {
-            vec![
-                Term::Family(Family::of(address)),
-                Term::Address(Side::Destination, IpNet::from(address)),
-                Term::Protocol(6),
-                Term::Port(80, 80),
-                Term::Accept,
-            ]
-        }));
-    }
-    rules
-}
-
-fn icmpv6((first, last): (u8, u8)) -> Rule {
-    vec![
-        Term::Family(Family::V6),
-        Term::Protocol(58),
-        if first == last {
-            Term::IcmpType(Family::V6, first)
-        } else {
-            Term::IcmpTypes(Family::V6, first, last)
-        },
-        Term::Accept,
     ]
 }

@@ -24,6 +24,11 @@ pub struct FilterConfig {
     /// UDP port of the tunnel by which what arrives for guests that have left
     /// follows them: open to the peers of migrations alone.
     pub tunnel: Option<u16>,
+    /// Interfaces to switches: nothing is passed on from one of them to one of them.
+    pub uplinks: Vec<IfName>,
+    /// NFLOG group to which ICMP errors from the fabric are shown that are of no known
+    /// flow.
+    pub strays: Option<u16>,
     /// What one tap may use of the host.
     pub limits: Limits,
     /// NFLOG group to which dropped packets are shown.
@@ -77,6 +82,8 @@ impl Default for FilterConfig {
             metadata: true,
             dns: false,
             tunnel: None,
+            uplinks: Vec::new(),
+            strays: None,
             limits: Limits::default(),
             log_group: 76,
             log: BTreeSet::new(),

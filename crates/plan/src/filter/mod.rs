@@ -25,6 +25,7 @@ mod planner;
 mod profile;
 mod ranges;
 mod rule;
+mod services;
 mod tap;
 
 pub use base::base;

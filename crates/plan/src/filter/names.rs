@@ -21,6 +21,14 @@ pub(crate) const SECURED: &str = "secured";
 /// Packets of taps that nobody knows.
 pub(crate) const UNKNOWN: &str = "unknown";
 
+/// Interfaces to switches, and packets that came by one and would leave by one.
+pub(crate) const UPLINKS: &str = "uplinks";
+pub(crate) const TRANSIT: &str = "transit";
+
+/// What may be of another host's doing: the chain that shows it, and its prefix.
+pub(crate) const STRAYS: &str = "strays";
+pub(crate) const STRAY: &str = "l2isolate stray";
+
 /// Chains that all ports share.
 pub(crate) const JUDGE_FROM: &str = "judge-from";
 pub(crate) const JUDGE_TO: &str = "judge-to";

@@ -154,6 +154,16 @@ fn change() -> impl Strategy<Value = Vec<(ObjectId, Change)>> {
     ]
 }
 
+/// With everything that is there only if somebody wants it.
+fn config() -> FilterConfig {
+    FilterConfig {
+        tunnel: Some(4790),
+        strays: Some(32844),
+        uplinks: ["eth0", "eth1"].map(|name| name.parse().unwrap()).into(),
+        ..FilterConfig::default()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -163,7 +173,7 @@ proptest! {
     fn step_by_step_is_the_same_as_at_once(batches in prop::collection::vec(change(), 0..25)) {
         let mut intent = Intent::default();
         intent.update(changes(&subnets()));
-        let mut planner = Planner::new(FilterConfig::default());
+        let mut planner = Planner::new(config());
         let mut wanted: BTreeMap<Owner, Objects> = BTreeMap::from([(Owner::Base, base(planner.config()))]);
         for batch in batches {
             let outcome = intent.update(batch);
@@ -188,7 +198,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(&wanted, &Planner::whole(FilterConfig::default(), &intent));
+        prop_assert_eq!(&wanted, &Planner::whole(config(), &intent));
         let mut all = Objects::new();
         for (owner, objects) in wanted {
             for (key, value) in objects {
