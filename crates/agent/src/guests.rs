@@ -45,6 +45,9 @@ const ROUNDS: usize = 4;
 /// double up to the second.
 const RELEASED: Duration = Duration::from_millis(10);
 const RELEASED_LONGEST: Duration = Duration::from_secs(5);
+/// From a look that found no lease in the way to the one that makes sure of it: dnsmasq
+/// has read its files anew by then.
+const RELEASED_TWICE: Duration = Duration::from_secs(2);
 
 /// What a host's guests are told.
 pub(crate) struct Guests {
@@ -61,6 +64,9 @@ pub(crate) struct Guests {
     look: Instant,
     /// When leases are, and how long to wait if one is still in the way.
     leases: Option<Instant>,
+    /// The last look found none in the way. dnsmasq writes its file in place, so one look
+    /// may fall into that and see a part.
+    clear: bool,
     patience: Duration,
     stale: bool,
     /// How often the server was found dead or hung, and started again.
@@ -147,6 +153,7 @@ impl Guests {
             problems: BTreeMap::new(),
             look: Instant::now(),
             leases: None,
+            clear: false,
             patience: RELEASED,
             stale: false,
             restarts: 0,
@@ -257,6 +264,7 @@ impl Guests {
                 self.stale = false;
                 self.reconciler.observe_all(Instant::now(), objects);
                 self.leases = Some(Instant::now());
+                self.clear = false;
             }
             Err(problem) => {
                 error!(%problem, "what guests are told can't be observed; will try again")
@@ -329,12 +337,19 @@ impl Guests {
         for key in known.into_iter().filter(|key| !found.contains(key)) {
             self.reconciler.observe(now, key, None);
         }
-        if found.is_empty() || way().is_none() {
+        let clear = found.is_empty();
+        if clear && !self.clear {
+            self.clear = true;
+            self.leases = Some(now + RELEASED_TWICE);
+            return;
+        }
+        if clear || way().is_none() {
             // Without a tap nobody asks either; the next one has us look again.
             self.leases = None;
             self.patience = RELEASED;
             return;
         }
+        self.clear = false;
         for key in found {
             debug!(%key, "is in the way");
             self.reconciler.observe(now, key, Some(Value::Present));
@@ -346,6 +361,7 @@ impl Guests {
     /// A tap has got the address by which the server can be told.
     pub(crate) fn way_opened(&mut self) {
         self.leases.get_or_insert_with(Instant::now);
+        self.clear = false;
     }
 
     fn apply(&mut self, changes: &[Change<Key, Value>], way: &impl Fn() -> Option<Way>) -> usize {
@@ -365,6 +381,7 @@ impl Guests {
                     written += 1;
                     if matches!(change, Change::Set(Key::File(Service::Hosts, _), _)) {
                         self.leases = Some(now);
+                        self.clear = false;
                         self.patience = RELEASED;
                     }
                     if let Key::StaleLease(address, mac) = change.key() {
