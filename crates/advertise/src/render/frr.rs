@@ -189,11 +189,11 @@ fn router(page: &mut Page, host: &Host) {
     }
     if host.bfd {
         page.why(
-            "Says by its C bit that BFD is independent of bgpd, and believes a switch that says\n\
-             so: then BFD going down means that packets aren't forwarded any more.",
+            "A switch that is dead is left at once: there is another one. No\n\
+             check-control-plane-failure here: with it bgpd goes by graceful restart, and keeps a\n\
+             dead switch's routes for the hold time and longer.",
         );
         page.line("neighbor SWITCHES bfd profile SWITCHES");
-        page.line("neighbor SWITCHES bfd check-control-plane-failure");
     }
     for uplink in &host.uplinks {
         let name = &uplink.interface;

@@ -108,6 +108,18 @@ fn an_old_version_is_given_what_it_knows() {
     assert!(!text("2.0.10", Flavour::Bird).contains("local role"));
 }
 
+/// A dead switch is left when BFD says so, whatever graceful restart would rather do.
+#[test]
+fn frr_doesn_t_weigh_bfd_against_graceful_restart() {
+    let host = Host {
+        bfd: true,
+        ..host(Flavour::Frr)
+    };
+    let text = render(&host, Flavour::Frr).unwrap();
+    assert!(text.contains("neighbor SWITCHES bfd profile SWITCHES"));
+    assert!(!text.contains("SWITCHES bfd check-control-plane-failure"));
+}
+
 /// Text that would end what it stands in isn't rendered.
 #[test]
 fn text_that_breaks_out_is_refused() {
