@@ -263,8 +263,7 @@ impl Guests {
             Ok(objects) => {
                 self.stale = false;
                 self.reconciler.observe_all(Instant::now(), objects);
-                self.leases = Some(Instant::now());
-                self.clear = false;
+                self.suspect_leases();
             }
             Err(problem) => {
                 error!(%problem, "what guests are told can't be observed; will try again")
@@ -358,6 +357,13 @@ impl Guests {
         self.patience = (self.patience * 2).min(RELEASED_LONGEST);
     }
 
+    /// Leases may be in the way that weren't.
+    fn suspect_leases(&mut self) {
+        self.leases = Some(Instant::now());
+        self.clear = false;
+        self.patience = RELEASED;
+    }
+
     /// A tap has got the address by which the server can be told.
     pub(crate) fn way_opened(&mut self) {
         self.leases.get_or_insert_with(Instant::now);
@@ -380,9 +386,7 @@ impl Guests {
                 Ok(()) => {
                     written += 1;
                     if matches!(change, Change::Set(Key::File(Service::Hosts, _), _)) {
-                        self.leases = Some(now);
-                        self.clear = false;
-                        self.patience = RELEASED;
+                        self.suspect_leases();
                     }
                     if let Key::StaleLease(address, mac) = change.key() {
                         info!(%address, %mac, "released an old lease: the address is another's now");

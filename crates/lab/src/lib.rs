@@ -51,6 +51,7 @@ pub mod room;
 pub mod show;
 pub mod state;
 pub mod throughput;
+mod timed;
 pub mod topology;
 pub mod wiring;
 

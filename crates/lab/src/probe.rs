@@ -12,7 +12,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,14 +23,7 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        socket::{
-            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
-            SockaddrStorage, recvmsg, setsockopt, socket,
-            sockopt::{RcvBufForce, ReceiveTimestampns, RxqOvfl},
-        },
-        time::TimeSpec,
-    },
+    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
 };
 use serde::Serialize;
 
@@ -39,10 +32,9 @@ use crate::{
     fabric::{Family, Vm},
     lab::{Lab, progress},
     netns, process,
+    timed::{self, Received},
 };
 
-/// Bytes of receive buffer for each flow.
-const BUFFER: usize = 4 << 20;
 /// How long after the last packet was sent the receiver still waits.
 const DRAIN: Duration = Duration::from_millis(700);
 /// A machine that stood still for longer is mentioned beside a figure: some quarter
@@ -316,21 +308,13 @@ fn echo_socket(family: Family) -> io::Result<UdpSocket> {
         Family::V6 => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
     let flags = SockFlag::SOCK_CLOEXEC;
-    counting(socket(family, SockType::Datagram, flags, protocol)?.into())
-}
-
-/// A socket whose kernel says when a packet came, and how many it had no room for.
-fn counting(socket: UdpSocket) -> io::Result<UdpSocket> {
-    setsockopt(&socket, RcvBufForce, &BUFFER)?;
-    setsockopt(&socket, ReceiveTimestampns, &true)?;
-    setsockopt(&socket, RxqOvfl, &1)?;
-    Ok(socket)
+    timed::prepare(socket(family, SockType::Datagram, flags, protocol)?.into())
 }
 
 fn bind(lab: &Lab, vm: &Vm, family: Family) -> Result<UdpSocket> {
     let address = SocketAddr::new(vm.address(family), 0);
     netns::inside(&lab.namespace(&vm.name), || {
-        UdpSocket::bind(address).and_then(counting)
+        UdpSocket::bind(address).and_then(timed::prepare)
     })?
     .map_err(Error::io(format!("UDP socket {address} in {}", vm.name)))
 }
@@ -388,30 +372,9 @@ fn receive(flows: &[Input], done: &AtomicBool) -> io::Result<Vec<Tally>> {
 /// Takes one packet off a socket, if there is one.
 fn take(flow: &Input, tally: &mut Tally) -> io::Result<bool> {
     let mut data = [0; ECHO_HEAD + NUMBER];
-    let mut parts = [io::IoSliceMut::new(&mut data)];
-    let mut control = nix::cmsg_space!(TimeSpec, u32);
-    let (length, time) = {
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let result = recvmsg::<SockaddrStorage>(
-            flow.socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            flags,
-        );
-        let message = match result {
-            Ok(message) => message,
-            Err(nix::Error::EAGAIN) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        let mut time = None;
-        for part in message.cmsgs()? {
-            match part {
-                ControlMessageOwned::ScmTimestampns(at) => time = Some(Duration::from(at)),
-                ControlMessageOwned::RxqOvfl(dropped) => tally.dropped = dropped,
-                _ => {}
-            }
-        }
-        (message.bytes, time)
+    let received = timed::receive(&flow.socket, &mut data, &mut tally.dropped)?;
+    let Some(Received { length, time }) = received else {
+        return Ok(false);
     };
     let number = data.get(flow.head..length);
     let number = number.and_then(|bytes| <[u8; NUMBER]>::try_from(bytes).ok());

@@ -52,7 +52,7 @@ fn migrate_moves_a_real_guest() {
             "{figure} of {report}"
         );
     }
-    // Seen on the guest's taps: as long as QEMU's own pause at least.
+    // Whoever hears nothing on the guest's taps says so instead.
     let silence = report.pointer("/qemu/silence_ms").and_then(Value::as_f64);
     assert!(silence.is_some_and(|ms| ms > 0.0), "{report}");
     assert_eq!(report.get("tcp_resets"), Some(&0.into()));

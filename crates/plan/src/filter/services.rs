@@ -1,22 +1,17 @@
 //! What guests send to the host itself: its services, under a limit each; all else is
 //! refused.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ipnet::IpNet;
-use l2isolate_model::filter::{Family, Name, Rule, Side, Term};
+use l2isolate_model::{
+    filter::{Family, Name, Rule, Side, Term},
+    metadata,
+};
 
 use super::{
     FilterConfig,
     base::limit,
     names::{self, Sets},
 };
-
-/// Where guests find metadata (EC2's convention; neutron-lib METADATA_V6_IP).
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
-];
 
 /// What guests send to this host.
 pub(super) fn host(config: &FilterConfig, sets: &Sets) -> Vec<Rule> {
@@ -81,7 +76,7 @@ pub(super) fn services(config: &FilterConfig) -> Vec<Rule> {
     // listener reports (RFC 4861, RFC 3810).
     rules.extend([(131, 133), (135, 136), (143, 143)].map(icmpv6));
     if config.metadata {
-        rules.extend(METADATA.map(|address| {
+        rules.extend(metadata::ADDRESSES.map(|address| {
             vec![
                 Term::Family(Family::of(address)),
                 Term::Address(Side::Destination, IpNet::from(address)),

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,13 +15,6 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        socket::{
-            ControlMessageOwned, MsgFlags, recvmsg, setsockopt,
-            sockopt::{RcvBufForce, ReceiveTimestampns, RxqOvfl},
-        },
-        time::TimeSpec,
-    },
 };
 
 use crate::{
@@ -30,10 +23,9 @@ use crate::{
     frames::{self, Receives},
     lab::Lab,
     netns,
+    timed::{self, Received},
 };
 
-/// Bytes of receive buffer for each tap.
-const BUFFER: usize = 4 << 20;
 /// As much of a frame as is read: Ethernet, IPv6, ICMPv6's type.
 const HEAD: usize = 55;
 /// Where an echo reply differs from other frames (RFC 792, RFC 4443): EtherType, the
@@ -66,7 +58,9 @@ impl Silence {
     pub(super) fn start(lab: &Lab, vm: &Vm, hosts: &[&str]) -> Result<Self> {
         let own = vm.hardware_address()?;
         let listen = |host: &&str| {
-            let socket = netns::inside(&lab.namespace(host), || listener(&vm.tap))?;
+            let socket = netns::inside(&lab.namespace(host), || {
+                frames::open(&vm.tap, Receives::All).and_then(timed::prepare)
+            })?;
             socket.map_err(Error::io(format!("listening on {} at {host}", vm.tap)))
         };
         let sockets: Vec<OwnedFd> = hosts.iter().map(listen).collect::<Result<_>>()?;
@@ -111,14 +105,6 @@ impl Drop for Silence {
     }
 }
 
-fn listener(tap: &str) -> io::Result<OwnedFd> {
-    let socket = frames::open(tap, Receives::All)?;
-    setsockopt(&socket, RcvBufForce, &BUFFER)?;
-    setsockopt(&socket, ReceiveTimestampns, &true)?;
-    setsockopt(&socket, RxqOvfl, &1)?;
-    Ok(socket)
-}
-
 fn hear(sockets: &[OwnedFd], own: [u8; 6], done: &AtomicBool) -> io::Result<Heard> {
     let mut heard = Heard::default();
     while !done.load(Ordering::Acquire) {
@@ -140,23 +126,12 @@ fn hear(sockets: &[OwnedFd], own: [u8; 6], done: &AtomicBool) -> io::Result<Hear
 /// Takes one frame off a socket, if there is one.
 fn take(socket: &OwnedFd, own: [u8; 6], heard: &mut Heard) -> io::Result<bool> {
     let mut frame = [0; HEAD];
-    let mut parts = [io::IoSliceMut::new(&mut frame)];
-    let mut control = nix::cmsg_space!(TimeSpec, u32);
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-        Ok(message) => message,
-        // A tap that went has said all it had to.
-        Err(Errno::EAGAIN | Errno::ENETDOWN) => return Ok(false),
-        Err(error) => return Err(error.into()),
+    let mut dropped = 0;
+    let received = timed::receive(socket, &mut frame, &mut dropped)?;
+    heard.dropped = heard.dropped.max(dropped);
+    let Some(Received { time, .. }) = received else {
+        return Ok(false);
     };
-    let mut time = None;
-    for part in message.cmsgs()? {
-        match part {
-            ControlMessageOwned::ScmTimestampns(at) => time = Some(Duration::from(at)),
-            ControlMessageOwned::RxqOvfl(dropped) => heard.dropped = heard.dropped.max(dropped),
-            _ => {}
-        }
-    }
     if let Some(time) = time.filter(|_| is_reply(&frame, own)) {
         if heard.replies > 0 {
             heard.longest = heard.longest.max(time.saturating_sub(heard.last));
