@@ -187,14 +187,18 @@ impl Announcer {
 
     fn peers(&self) -> BTreeMap<String, PeerReport> {
         let mut reports: BTreeMap<String, PeerReport> = BTreeMap::new();
-        for name in self.uplinks.names() {
-            reports.insert(
-                name.to_owned(),
-                PeerReport {
-                    state: "no session".to_owned(),
-                    ..PeerReport::default()
-                },
-            );
+        // Where nobody reads a daemon back, nothing is known of sessions.
+        let read_back = self.worker.is_some();
+        for name in self.uplinks.names().filter(|_| read_back) {
+            let state = match self.last {
+                Some(_) => "no session",
+                None => "not read yet",
+            };
+            let report = PeerReport {
+                state: state.to_owned(),
+                ..PeerReport::default()
+            };
+            reports.insert(name.to_owned(), report);
         }
         if let Some(look) = &self.last {
             for (name, peer) in &look.peers {
